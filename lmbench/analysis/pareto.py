@@ -1,0 +1,48 @@
+"""Pareto fronts: the rows that no other row beats in both cost and loss.
+
+A model lies on the front if nothing is at least as cheap and at least as good and better
+in one of the two. Which cost is meant (FLOPs, parameters, bytes, seconds) changes the
+front, so it is always named.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from lmbench.analysis.table import refuse_mixed_devices
+
+
+def pareto_front(frame: pd.DataFrame, *, cost: str, loss: str) -> pd.DataFrame:
+    """The rows of `frame` on the front, from cheapest to dearest; lower is better in both.
+
+    Rows that tie in both stand together, on the front or off it. Costs that depend on the
+    machine are compared on one only: a column `device` must then hold a single value.
+
+    Raises:
+        ValueError: a missing column, no rows, a value that is not finite, several devices.
+    """
+    return frame[_is_on_front(frame, cost=cost, loss=loss)].sort_values([cost, loss], kind="stable")
+
+
+def front_membership(frame: pd.DataFrame, *, label: str, costs: Sequence[str], loss: str) -> pd.DataFrame:
+    """For each row of `frame`, on which fronts it lies: its label and one boolean column a cost."""
+    found = {cost: _is_on_front(frame, cost=cost, loss=loss) for cost in costs}
+    return pd.DataFrame({label: frame[label].to_numpy(), **found})
+
+
+def _is_on_front(frame: pd.DataFrame, *, cost: str, loss: str) -> np.ndarray:
+    for name in (cost, loss):
+        if name not in frame:
+            raise ValueError(f"the table has no column {name!r}; it has {', '.join(map(str, frame))}")
+        bad = int((~np.isfinite(frame[name].to_numpy(float))).sum())
+        if bad:
+            raise ValueError(f"{bad} of {len(frame)} values of {name!r} are not finite numbers")
+    if frame.empty:
+        raise ValueError("a Pareto front needs at least 1 row, got 0")
+    refuse_mixed_devices(frame, [cost])
+    c, x = frame[cost].to_numpy(float), frame[loss].to_numpy(float)
+    # beats[i, j]: i is nowhere worse than j and somewhere better. Tables have tens of rows, not thousands.
+    no_worse = (c[:, None] <= c) & (x[:, None] <= x)
+    better = (c[:, None] < c) | (x[:, None] < x)
+    return ~(no_worse & better).any(axis=0)

@@ -1,0 +1,43 @@
+"""The generated reading of an architecture comparison: ranking, references, pairs, published findings."""
+
+import pandas as pd
+
+from lmbench.analysis.findings import attention_beats_mlp_per_flop, nonlinear_beats_linear
+from lmbench.analysis.readable import METRICS
+from lmbench.analysis.stats import summarise
+from lmbench.analysis.table import HIGHER_IS_BETTER, References, reference_values
+from lmbench.analysis.verdict import Verdict, reading
+
+ATTENTION = ("self_attention", "transformer")  # the study's attention models, which a finding speaks of
+
+
+def comparison_reading(
+    runs: pd.DataFrame, *, pairs: pd.DataFrame, references: References, metric: str
+) -> str:
+    """Paragraphs about one comparison, from its per-run table (`table.final_table`) alone."""
+    return reading(
+        summarise(runs, by="label", value=metric),
+        pairs,
+        label="label",
+        unit=METRICS.get(metric, metric),
+        references=reference_values(references, metric=metric),
+        verdicts=architecture_verdicts(runs, metric=metric),
+        better="higher" if metric in HIGHER_IS_BETTER else "lower",
+    )
+
+
+def architecture_verdicts(runs: pd.DataFrame, *, metric: str) -> list[Verdict]:
+    """The published findings that the models at hand can test."""
+    labels = set(runs["label"])
+    table = runs.rename(columns={metric: "value", "init_seed": "seed", "train_flops": "flops"})
+    table, unit = table[["label", "seed", "value", "flops"]], METRICS.get(metric, metric)
+    verdicts = []
+    attention = [name for name in ATTENTION if name in labels]
+    if attention and "mlp" in labels:
+        pairs = [(name, "mlp") for name in attention]
+        verdicts.append(attention_beats_mlp_per_flop(table, pairs=pairs, unit=unit))
+    nonlinear = [name for name in ("mlp", *ATTENTION) if name in labels]
+    if nonlinear and "linear" in labels:
+        pairs = [(name, "linear") for name in nonlinear]
+        verdicts.append(nonlinear_beats_linear(table, pairs=pairs, unit=unit))
+    return verdicts

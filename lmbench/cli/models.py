@@ -1,0 +1,78 @@
+"""`lmbench cost` and `lmbench train`: one model from the command line."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from lmbench.cli import show
+from lmbench.cli.notebooks import Assignments
+from lmbench.config import make, parse_assignments
+
+DEFAULT_STEPS = 300  # of `lmbench train`: enough to see a loss fall on any machine
+
+Model = Annotated[str, typer.Argument(help="A kind or variant; see `lmbench list models`.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands of this module."""
+    app.command()(cost)
+    app.command()(train)
+
+
+def cost(
+    model: Model,
+    p: Assignments = None,
+    json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Parameters, bytes and FLOPs of a model, term by term."""
+    from lmbench.measure.flops import cost as cost_of
+
+    fields = {key.removeprefix("model."): value for key, value in parse_assignments(p or []).items()}
+    found = cost_of(make("model", model, **fields))
+    if json:
+        show.write_json(found)
+        return
+    plain = {key: value for key, value in found.items() if key not in ("config", "flops_per_token")}
+    show.table(("cost", ""), list(plain.items()))
+    show.line("")
+    show.table(("FLOPs per target", "every position", "last position"), _flops(found["flops_per_token"]))
+
+
+def _flops(by_readout: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, float, float]]:
+    """The terms of a forward pass, then its sums, for both readouts."""
+    sides = [by_readout[readout]["by_term"] | by_readout[readout] for readout in ("all", "last")]
+    names = dict.fromkeys(name for side in sides for name in side if name != "by_term")
+    return [(name.replace("_", " "), *(side.get(name) for side in sides)) for name in names]
+
+
+def train(
+    model: Model,
+    p: Assignments = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is if left out.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="The final rows, machine-readable.")] = False,
+) -> None:
+    """Train one model, or take its result from the store.
+
+    Keys of -p are fields of a run: -p steps=1000 -p lr=1e-3 -p task.corpus=tiny_shakespeare -p d_model=64.
+    """
+    from lmbench.home import results
+    from lmbench.run import make_run
+    from lmbench.store import Store
+    from lmbench.training.execute import fit_model, run_all
+
+    assignments = parse_assignments(p or [])
+    run = make_run({"model": model, "steps": DEFAULT_STEPS} | assignments)
+    if not {"vocab_size", "model.vocab_size"} & set(assignments):
+        run = run.replace(model=fit_model(run.model, run.task))
+    store = Store(results())
+    rows = run_all([run], store=store, device=device)
+    final = rows.sort_values("step").groupby(["split", "metric"], as_index=False).last()
+    columns = ("split", "metric", "value", "n", "step")
+    if json:
+        show.write_json({"run": run.digest, "rows": final[list(columns)].to_dict("records")})
+        return
+    show.table(columns, final[list(columns)].itertuples(index=False))
+    show.line(f"\n{run.model.name}, {run.steps} steps: {store.folder(run.digest)}")

@@ -1,0 +1,71 @@
+"""Everything that shapes one attention block, checked once for all models that use it.
+
+The defaults of the models that hold a `BlockShape` are the published settings (Vaswani et
+al. 2017: post-norm, LayerNorm, ReLU); each field names the value that a later paper chose.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Readout = Literal["all", "last"]
+NormOrder = Literal["post", "pre"]
+NormKind = Literal["layernorm", "rmsnorm"]
+Positions = Literal["learned", "none", "sinusoidal", "rope", "alibi"]
+Activation = Literal["relu", "gelu", "swiglu", "relu2"]
+AttentionInit = Literal["multihead", "linear"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockShape:
+    """Sizes and choices of one block.
+
+    Raises:
+        ValueError: sizes that do not fit each other.
+    """
+
+    seq_len: int
+    d_model: int
+    n_head: int
+    n_kv_head: int
+    """Key and value heads; n_head is plain multi-head attention, 1 is multi-query."""
+    d_ff: int
+    dropout: float
+    norm_order: NormOrder
+    norm: NormKind
+    positions: Positions
+    activation: Activation
+    qk_norm: bool
+    bias: bool
+    attention_init: AttentionInit
+
+    def __post_init__(self) -> None:
+        if self.d_model % self.n_head:
+            raise ValueError(
+                f"d_model = {self.d_model} must be a multiple of n_head = {self.n_head}"
+                f" (the nearest is {_nearest_multiple(self.d_model, of=self.n_head)})"
+            )
+        if self.n_kv_head < 1 or self.n_head % self.n_kv_head:
+            divisors = [str(n) for n in range(1, self.n_head + 1) if self.n_head % n == 0]
+            raise ValueError(
+                f"n_kv_head = {self.n_kv_head} must divide n_head = {self.n_head}; "
+                f"accepted: {', '.join(divisors)}"
+            )
+        if self.positions == "rope" and self.d_head % 2:
+            raise ValueError(
+                f"positions = 'rope' turns pairs of features, so d_model / n_head must be even, "
+                f"but {self.d_model} / {self.n_head} = {self.d_head}"
+            )
+        if self.positions == "sinusoidal" and self.d_model % 2:
+            raise ValueError(
+                f"positions = 'sinusoidal' needs an even d_model, one sine and one cosine for each "
+                f"frequency, but d_model = {self.d_model}"
+            )
+
+    @property
+    def d_head(self) -> int:
+        """Width of one head."""
+        return self.d_model // self.n_head
+
+
+def _nearest_multiple(value: int, *, of: int) -> int:
+    return max(round(value / of), 1) * of

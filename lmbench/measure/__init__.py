@@ -1,0 +1,1 @@
+"""Measures: scores, FLOPs, reference predictors."""

@@ -1,0 +1,157 @@
+"""Why FLOP counts of one and the same model differ: every count in use, and what each leaves out.
+
+Each row of the table compares one count with the closed form that covers the same passes,
+and splits the difference into named parts. The parts are derived, not fitted: what they
+leave over is the column `unexplained`, and it is 0 for every model of the suite.
+
+fvcore counts a multiply-add once and the forward only, has no formula for fused attention
+and does count LayerNorm; it is imported when asked for, and is a cross-check only.
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import flop_registry
+
+from lmbench.layers.shape import Readout
+from lmbench.measure.flops import counted_flops, ledger, parameters, published_flops
+from lmbench.models.base import LanguageModel, ModelConfig
+
+_FUSED = "aten::scaled_dot_product_attention"
+_NO_ATTENTION = "attention's scores and values are left out"
+
+
+class FvcoreCount(NamedTuple):
+    """What fvcore says about one forward pass, in its own unit of one per multiply-add."""
+
+    total: int
+    layer_norm: int
+    """Part of the total that is LayerNorm, 5 per feature (4 without gain and bias)."""
+    unsupported: Mapping[str, int]
+    """Operations that it counted as 0, with how often each occurs."""
+
+
+def fvcore_flops(config: ModelConfig, *, readout: Readout, batch_size: int = 1) -> FvcoreCount:
+    """fvcore's count of a forward pass, traced on the CPU.
+
+    Raises:
+        ValueError: fvcore is not installed.
+    """
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # It rests on TorchScript, which announces its end on import and on every trace.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            from fvcore.nn import FlopCountAnalysis
+        except ImportError:
+            raise ValueError("fvcore is not installed; install it with: pip install fvcore") from None
+        # On the CPU: sizes are tensors in a trace, which convolutions on the meta device refuse.
+        module = _LogitsOnly(config.build().eval(), readout=readout)
+        tokens_BT = torch.zeros(batch_size, config.seq_len, dtype=torch.long)
+        analysis = FlopCountAnalysis(module, tokens_BT)
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        by_operator = analysis.by_operator()
+        return FvcoreCount(
+            total=int(sum(by_operator.values())),
+            layer_norm=int(by_operator.get("layer_norm", 0)),
+            unsupported=dict(analysis.unsupported_ops()),
+        )
+
+
+class _LogitsOnly(nn.Module):
+    """A model as TorchScript can trace it: one tensor in, one tensor out."""
+
+    def __init__(self, model: LanguageModel, *, readout: Readout) -> None:
+        super().__init__()
+        self.model, self.readout = model, readout
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        return self.model(tokens_BT, readout=self.readout).logits_BTV
+
+
+def disagreement_table(configs: Iterable[ModelConfig], *, readout: Readout = "all") -> pd.DataFrame:
+    """One row for each model and count, over one sequence of seq_len tokens.
+
+    Columns: model, count, covers ("forward" or "forward + backward"), flops, closed_form (of
+    the same passes), difference, ratio, reason, unexplained (FLOPs, 0 when all is named).
+    """
+    rows = [row for config in configs for row in _rows(config, readout=readout)]
+    return pd.DataFrame(rows)
+
+
+def _rows(config: ModelConfig, *, readout: Readout) -> list[dict[str, object]]:
+    ours = ledger(config, readout=readout)
+    attention = sum(term.forward for term in ours.terms if term.causal is not None)
+    meta = counted_flops(config, readout=readout)
+    cpu = counted_flops(config, readout=readout, device="cpu")
+    fvcore = fvcore_flops(config, readout=readout)
+    n, T = parameters(config), config.seq_len
+    halved = {"scores of later positions are not counted": ours.forward_causal - ours.forward}
+    # torch 2.14 or so learns a formula for this operation; then nothing is missing.
+    blind = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in flop_registry
+    cpu_parts = {f"the fused CPU kernel has no formula: {_NO_ATTENTION}": -attention if blind else 0}
+    fvcore_parts = {
+        f"no formula for the fused kernel: {_NO_ATTENTION}": -attention
+        if _FUSED in fvcore.unsupported
+        else 0,
+        "LayerNorm is counted": 2 * fvcore.layer_norm,
+    }
+    six_parts = _parts_of_six_n(config, readout=readout, attention=attention)
+    published_parts = six_parts | {"no backward pass": -4 * n.total * T}
+    published = published_flops(n.total, n_windows=1, seq_len=T)
+    both = meta.forward + meta.backward
+    forward, train = ("forward", ours.forward), ("forward + backward", ours.train)
+    counts = (
+        ("closed form", train, ours.train, {}),
+        ("closed form, causal half", forward, ours.forward_causal, halved),
+        ("torch, meta device", train, both, {}),
+        ("torch, CPU", forward, cpu.forward, cpu_parts),
+        ("fvcore x 2", forward, 2 * fvcore.total, fvcore_parts),
+        ("6 N per token", train, 6 * n.total * T, six_parts),
+        ("published, 2 N per token", train, published, published_parts),
+    )
+    name = config.name
+    return [_row(name, count=c, covers=v, flops=f, parts=parts) for c, v, f, parts in counts]
+
+
+def _parts_of_six_n(config: ModelConfig, *, readout: Readout, attention: int) -> dict[str, int]:
+    """6 N T minus forward and backward, part by part (6 = 2 per multiply-add, three passes).
+
+    Every matrix of a model is charged 6 T per weight. Right is 6 per weight and use: T
+    uses where the map is applied to each token, one where a window or the last position
+    passes once. So what is left after tables, vectors and attention is the uses, and its
+    sign tells the case: a tied matrix is a table and is used as a matrix besides.
+    """
+    n, T = parameters(config), config.seq_len
+    tables, vectors = 6 * T * n.embedding, 6 * T * n.vectors
+    products = 3 * (sum(term.forward for term in config.terms(readout)) - attention)
+    uses = 6 * T * (n.total - n.embedding - n.vectors) - products
+    return {
+        "look-up tables are counted as products": tables,
+        "biases and norm gains are counted": vectors,
+        "products done once per window are charged per token": max(uses, 0),
+        "the tied matrix is counted once": min(uses, 0),
+        _NO_ATTENTION: -3 * attention,
+    }
+
+
+def _row(
+    model: str, *, count: str, covers: tuple[str, int], flops: int, parts: Mapping[str, int]
+) -> dict[str, object]:
+    passes, closed_form = covers
+    named = [f"{what} ({amount:+,})" for what, amount in parts.items() if amount]
+    unexplained = flops - closed_form - sum(parts.values())
+    return {
+        "model": model,
+        "count": count,
+        "covers": passes,
+        "flops": flops,
+        "closed_form": closed_form,
+        "difference": flops - closed_form,
+        "ratio": flops / closed_form,
+        "reason": "; ".join(named) or ("agrees" if not unexplained else "not explained"),
+        "unexplained": unexplained,
+    }

@@ -1,0 +1,98 @@
+"""What a notebook's cells talk to: the store, and the report that its tables and figures go into.
+
+A notebook holds no path. `setup` opens a `Session`; its tables and figures are shown and
+written to one folder, that of the executed copy, each with a stamp that names commit,
+device, parameters and the digests of the runs behind it. `close` writes `session.json`
+last: the list of all runs that the notebook read, from which a reference is packed.
+"""
+
+import html
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lmbench.analysis import export, readable
+from lmbench.analysis.chart import Chart
+from lmbench.home import commit, results
+from lmbench.notebook.job import OUT_VARIABLE
+from lmbench.records import Records, write_atomically, write_json
+
+
+class Session:
+    """An open notebook: its store, and where its tables and figures go."""
+
+    def __init__(self, notebook: str, *, preset: str, store: Records) -> None:
+        self.notebook, self.preset, self.store, self._commit = notebook, preset, store, commit()
+        chosen = os.environ.get(OUT_VARIABLE)
+        self.folder = Path(chosen) if chosen else results() / "notebooks" / notebook / f"{preset}-interactive"
+        self._written: list[str] = []
+        self._headline = ""
+
+    def table(self, table: pd.DataFrame, name: str, *, caption: str = "", headline: bool = False) -> None:
+        """Show a table and write it as CSV and LaTeX.
+
+        Args:
+            name: file name without ending.
+            headline: this is the table that the index of reports and the terminal show.
+        """
+        from IPython.display import display
+
+        export.save_table(table, self.folder / "tables", name, stamp=self._stamp(), caption=caption)
+        self._written.append(f"tables/{name}")
+        if headline:
+            self._headline = readable.as_text(table, caption=caption)
+            write_atomically(self.folder / "headline.txt", (self._headline + "\n").encode())
+        text = readable.as_text(table, caption=caption)
+        display(
+            {"text/html": readable.styled(table, caption=caption).to_html(), "text/plain": text}, raw=True
+        )
+
+    def figure(self, chart: Chart, name: str) -> None:
+        """Show a figure and write it as SVG and PNG."""
+        from IPython.display import display
+
+        export.save_figure(chart, self.folder / "figures", name, stamp=self._stamp())
+        self._written.append(f"figures/{name}")
+        display(chart)
+
+    def say(self, text: str) -> None:
+        """Show generated paragraphs, and keep them beside the tables they speak of."""
+        from IPython.display import display
+
+        write_atomically(self.folder / "reading.txt", (text + "\n").encode())
+        paragraphs = "".join(f"<p>{html.escape(part)}</p>" for part in text.split("\n\n"))
+        display({"text/html": paragraphs, "text/plain": text}, raw=True)
+
+    def close(self) -> None:
+        """Write what this notebook read and made; the last call of a notebook."""
+        made = {
+            "notebook": self.notebook, "preset": self.preset, "commit": self._commit, "device": self._device(),
+            "runs": sorted(self.store.used), "written": self._written,
+        }  # fmt: skip
+        write_json(self.folder / "session.json", made)
+
+    def _device(self) -> str:
+        """The devices of the runs read so far."""
+        devices = {self.store.record(digest)["env"].get("device") for digest in self.store.used}
+        return ", ".join(sorted(device for device in devices if device)) or "none"
+
+    def _stamp(self) -> export.Stamp:
+        return export.Stamp(
+            commit=self._commit, device=self._device(),
+            parameters={"notebook": self.notebook, "preset": self.preset}, digests=tuple(sorted(self.store.used)),
+        )  # fmt: skip
+
+
+def read_session(folder: Path) -> dict[str, Any]:
+    """`session.json` of an executed notebook.
+
+    Raises:
+        ValueError: the notebook did not reach its `close`.
+    """
+    path = folder / "session.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no session.json: its notebook did not run to the end")
+    return json.loads(path.read_text())

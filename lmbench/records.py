@@ -1,0 +1,137 @@
+"""Reading results: records of runs and evaluations, whatever form they are kept in.
+
+A record is a config with its circumstances, tidy rows and items. `Reference` reads the
+committed form, three files for many records; `store.Store` the folders that runs are
+written to. Nothing here imports torch, so every table and figure redraws on any laptop.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+ROW_COLUMNS = {
+    "evaluation": "str", "step": "int64", "tokens": "int64", "flops": "float64", "seconds": "float64",
+    "split": "str", "task": "str", "level": "str", "metric": "str", "value": "float64", "n": "int64",
+}  # fmt: skip
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write through a temporary name, fsync and rename: a reader sees the old file or the new one."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`value` as indented JSON, atomically."""
+    write_atomically(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested config as dotted columns; `kind` is kept for parts, `version` is dropped."""
+    out: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            out |= flatten(value, f"{name}.")
+        elif isinstance(value, list):
+            out[name] = json.dumps(value)
+        elif key != "version" and name != "kind":
+            out[name] = value
+    return out
+
+
+class Records:
+    """Abstract: reading of records and rows, whatever form they are kept in."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+        self.used: set[str] = set()
+        """Digests whose rows were read: what a report is made of."""
+
+    def digests(self) -> list[str]:
+        """All records that can be believed."""
+        raise TypeError(f"{type(self).__name__} is abstract")
+
+    def record(self, digest: str) -> dict[str, Any]:
+        """`run.json` and `env.json` of one record under the keys "run" and "env"."""
+        raise TypeError(f"{type(self).__name__} is abstract")
+
+    def rows(self, digest: str) -> pd.DataFrame:
+        """Tidy rows of one record."""
+        raise TypeError(f"{type(self).__name__} is abstract")
+
+    def items(self, digest: str) -> pd.DataFrame:
+        """Items of one record's reported evaluations, with columns evaluation and split."""
+        raise TypeError(f"{type(self).__name__} is abstract")
+
+    def has(self, digest: str) -> bool:
+        """Whether the record is finished."""
+        return digest in set(self.digests())
+
+    def frame(self, digests: Iterable[str] | None = None) -> pd.DataFrame:
+        """Rows of many records, joined with their configs as dotted columns and their device."""
+        parts = []
+        for digest in self.digests() if digests is None else dict.fromkeys(digests):
+            self.used.add(digest)
+            record = self.record(digest)
+            fixed = {"run": digest, "label": record["run"]["label"], "device": record["env"].get("device")}
+            fixed |= flatten(record["run"]["config"])
+            rows = self.rows(digest)
+            parts.append(rows.assign(**{k: v for k, v in fixed.items() if k not in rows}))
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["run", *ROW_COLUMNS])
+
+    def list(self) -> pd.DataFrame:
+        """One row per record: digest, label, task, seeds, device, when and how long."""
+        table = []
+        for digest in self.digests():
+            record = self.record(digest)
+            config, env = flatten(record["run"]["config"]), record["env"]
+            table.append(
+                {
+                    "run": digest, "kind": record["run"]["kind"], "label": record["run"]["label"],
+                    "task": config.get("task.corpus", config.get("task.kind")),
+                    "protocol": config.get("protocol.kind"), "steps": config.get("steps"),
+                    "init_seed": config.get("init_seed"), "device": env.get("device"),
+                    "seconds": env.get("wall_seconds"), "finished": env.get("finished"),
+                }
+            )  # fmt: skip
+        columns = ["run", "kind", "label", "task", "protocol", "steps", "init_seed", "device", "seconds", "finished"]
+        return pd.DataFrame(table, columns=columns)
+
+
+class Reference(Records):
+    """A committed set of records: `results/reference/<notebook>`; it cannot be written to."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        if not (self.root / "runs.jsonl").is_file():
+            raise ValueError(f"no reference results in {folder}: it holds no runs.jsonl")
+        lines = (self.root / "runs.jsonl").read_text().splitlines()
+        self._records = {record.pop("digest"): record for record in map(json.loads, lines)}
+        self._rows = pd.read_parquet(self.root / "rows.parquet")
+
+    def digests(self) -> list[str]:
+        return sorted(self._records)
+
+    def record(self, digest: str) -> dict[str, Any]:
+        if digest not in self._records:
+            raise ValueError(f"no run {digest!r} in the reference results {self.root}")
+        return self._records[digest]
+
+    def rows(self, digest: str) -> pd.DataFrame:
+        return self._rows[self._rows["run"] == digest].drop(columns="run").reset_index(drop=True)
+
+    def items(self, digest: str) -> pd.DataFrame:
+        table = pd.read_parquet(self.root / "items.parquet", filters=[("run", "==", digest)])
+        return table.drop(columns="run")

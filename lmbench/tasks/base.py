@@ -1,0 +1,117 @@
+"""What every task is: a config that loads its data, makes training batches and turns
+per-target scores into metrics.
+
+A task knows its vocabulary. It never sees a model: it is told the context length and
+whether the model is a window model, and it is handed negative log-likelihoods.
+
+Legend: B batch, T position, K preceding tokens, N target.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lmbench.config import Config
+
+IGNORE = -100  # a target that is not scored; torch's cross_entropy skips it by default
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Model input and targets on one device."""
+
+    tokens_BT: Tensor
+    """(B, T) ids."""
+    targets_BT: Tensor
+    """(B, T) ids of the next tokens, IGNORE where not scored; (B, 1) where only the last is read out."""
+    context_BK: Tensor | None = None
+    """(B, seq_len - 1) ids before the first token, -1 before a document's start; window models only."""
+
+    def split(self, n: int) -> list["Batch"]:
+        """`n` micro-batches of equal size, in order."""
+        fields = (self.tokens_BT, self.targets_BT, self.context_BK)
+        parts = [[None] * n if x is None else x.chunk(n) for x in fields]
+        return [Batch(tokens_BT=t, targets_BT=y, context_BK=c) for t, y, c in zip(*parts, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What a task needs to know of the model and the device to make batches for it."""
+
+    seq_len: int
+    """Most tokens in a sequence, and the most context of a prediction."""
+    is_window: bool
+    """Whether batches carry the tokens before the first one."""
+    device: torch.device
+    """Where the batches lie."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Metrics of one split, and the items behind them."""
+
+    metrics: dict[str, tuple[float, int]]
+    """metric -> (value, number of targets or items it is a mean of)."""
+    items: pd.DataFrame = field(repr=False)
+    """One row an item: item, nll (summed, nats), n (targets), bytes (0 where text is lossy), correct."""
+
+
+class TaskData(ABC):
+    """A loaded task. Abstract."""
+
+    vocab_size: int
+    """Token ids."""
+
+    @abstractmethod
+    def sampler(self, run: Config, view: View) -> Callable[[int], Batch]:
+        """Training batches as a pure function of (run's data_seed, step)."""
+
+    @abstractmethod
+    def eval_batches(self, split: str, protocol: Config, view: View, *, eval_seed: int) -> Iterator[Batch]:
+        """The whole evaluation set of a split in order, each target exactly once."""
+
+    @abstractmethod
+    def summarise(
+        self, split: str, protocol: Config, view: View, nll_N: np.ndarray, correct_N: np.ndarray
+    ) -> Scores:
+        """Metrics from per-target scores in the order in which `eval_batches` gave the targets.
+
+        Args:
+            nll_N: negative log-likelihoods in nats.
+            correct_N: 1 where the target has the highest logit, 1/m where m logits tie, else 0.
+        """
+
+    @abstractmethod
+    def eval_hash(self, split: str, protocol: Config, *, eval_seed: int) -> str:
+        """sha256 of the evaluation set, stored beside each score."""
+
+
+class TaskConfig(Config, ABC):
+    """Abstract: the settings of a task."""
+
+    role: ClassVar[str] = "task"
+
+    @abstractmethod
+    def load(self) -> TaskData:
+        """Read or make the data. Cached by the caller, see `load_task`."""
+
+    @property
+    @abstractmethod
+    def caption(self) -> str:
+        """A few words for a figure's caption: what data, and any substitution."""
+
+
+_LOADED: dict[str, TaskData] = {}
+
+
+def load_task(config: TaskConfig) -> TaskData:
+    """The loaded task, kept for the life of the process: many runs share one corpus."""
+    if config.digest not in _LOADED:
+        _LOADED[config.digest] = config.load()
+    return _LOADED[config.digest]

@@ -1,0 +1,320 @@
+"""Next-token prediction on a corpus.
+
+`dense`: a batch row is T tokens of one document and its targets are the tokens one later,
+
+    tokens   F i r s t _ C i
+    targets  i r s t _ C i t      all scored
+
+`last_token`: the same T tokens, and only the token after the last is a target (the
+published study). Windows never cross a document's end; the first token of a document has
+nothing before it and is not a target.
+
+A split is scored by sliding window: the first window of a document scores all its
+targets, each later one only its last `stride`, so that every target is scored once and
+has at least seq_len - stride tokens before it. A window model sees its seq_len tokens
+at every position anyway, so its windows are disjoint: the scores are the same, in half
+the time.
+
+Legend: B batch, T position, K preceding tokens, N target.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field, model_validator
+
+from lmbench.config import Config, one_of
+from lmbench.data.corpus import Corpus, fingerprint, load_corpus
+from lmbench.data.tokenizer import Tokenizer
+from lmbench.tasks.base import IGNORE, Batch, Scores, TaskConfig, TaskData, View
+
+ITEM_BYTES = 256  # block of text that counts as one item in paired tests and bootstraps
+EVAL_ROWS = 1 << 13  # tokens per evaluation batch: bounds the logits at 8192 x vocabulary
+
+
+class Text(TaskConfig):
+    """Next-token prediction on one corpus with one tokenizer."""
+
+    kind: ClassVar[Literal["text"]] = "text"
+
+    corpus: str = "shakespeare_plays"
+    """Name in datasets/manifest.json, or a folder with train.txt, valid.txt and test.txt."""
+    tokenizer: one_of("tokenizer") = Field(default="char")
+    """How text becomes ids."""
+    substitute: Literal["", "valid"] = ""
+    """"valid" takes train from valid's first 90% and valid from its last 10%; "" takes the true files."""
+    train_tokens: int | None = Field(None, ge=1)
+    """Use only the first tokens of train (80,000 in the published word-level study); None is all."""
+    eval_tokens: int | None = Field(None, ge=1)
+    """Use only the first tokens of valid and of test (20,000 there); None is all."""
+    corpus_sha256: str = ""
+    """Fingerprint of the text, filled in by itself: another text is another run."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pin_text(cls, data: Any) -> Any:
+        if isinstance(data, dict) and not data.get("corpus_sha256"):
+            corpus = data.get("corpus", cls.model_fields["corpus"].default)
+            return data | {"corpus_sha256": fingerprint(str(corpus), substitute=data.get("substitute", ""))}
+        return data
+
+    def canonical(self) -> dict[str, Any]:
+        """A local folder counts by its name and content, not by where it lies."""
+        plain = super().canonical()
+        return plain | {"corpus": self.corpus.replace("\\", "/").rstrip("/").rpartition("/")[2]}
+
+    def replace(self, **changes: Any) -> "Text":
+        """A copy with some fields changed; another text gets its own fingerprint."""
+        if {"corpus", "substitute"} & set(changes):
+            changes = {"corpus_sha256": ""} | changes
+        return super().replace(**changes)
+
+    def load(self) -> "TextData":
+        if fingerprint(self.corpus, substitute=self.substitute) != self.corpus_sha256:
+            raise ValueError(f"the text of corpus {self.corpus!r} has changed since this run was defined")
+        corpus = load_corpus(self.corpus, substitute=self.substitute)
+        return TextData(self, corpus, self.tokenizer.fit(corpus))
+
+    @property
+    def caption(self) -> str:
+        corpus = self.canonical()["corpus"]
+        swapped = ", train = first 90% of valid and valid = its last 10%" if self.substitute else ""
+        capped = f", first {self.train_tokens:,} training tokens" if self.train_tokens else ""
+        return f"{corpus} by {self.tokenizer.kind}{swapped}{capped}"
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split as ids: documents end to end."""
+
+    ids_N: np.ndarray
+    n_bytes_N: np.ndarray | None
+    """Bytes of each token; None where the tokenizer loses text."""
+    doc_start_N: np.ndarray
+    """For each position, where its document starts."""
+    bounds: tuple[tuple[int, int], ...]
+    """Start and end of each document."""
+
+
+class TextData(TaskData):
+    """A tokenized corpus."""
+
+    def __init__(self, config: Text, corpus: Corpus, tokenizer: Tokenizer) -> None:
+        self.config, self.corpus, self.tokenizer = config, corpus, tokenizer
+        self.vocab_size = tokenizer.vocab_size
+        self.splits = {name: self._encode(name) for name in ("train", "valid", "test")}
+        self._device_ids = lru_cache(maxsize=8)(self._to_device)
+
+    def _encode(self, name: str) -> Split:
+        encoded = [self.tokenizer.encode(document.text) for document in self.corpus.splits[name]]
+        cap = self.config.train_tokens if name == "train" else self.config.eval_tokens
+        ids, n_bytes, bounds, used = [], [], [], 0
+        for part in encoded:
+            room = len(part.ids) if cap is None else min(len(part.ids), cap - used)
+            if room > 0:
+                ids.append(part.ids[:room])
+                n_bytes.append(None if part.n_bytes is None else part.n_bytes[:room])
+                bounds.append((used, used + room))
+                used += room
+        doc_start = np.repeat([start for start, _ in bounds], [end - start for start, end in bounds])
+        lossy = any(part is None for part in n_bytes)
+        return Split(
+            np.concatenate(ids), None if lossy else np.concatenate(n_bytes), doc_start, tuple(bounds)
+        )
+
+    def _to_device(self, split: str, device: torch.device) -> torch.Tensor:
+        return torch.from_numpy(self.splits[split].ids_N).to(device)
+
+    # ---------------------------------------------------------------- training
+
+    def sampler(self, run: Config, view: View) -> Callable[[int], Batch]:
+        """Windows drawn uniformly with replacement from all that lie inside one document.
+
+        Raises:
+            ValueError: no document of the train split is longer than the context.
+        """
+        train, last_only = self.splits["train"], run.protocol.kind == "last_token"
+        starts_S = window_starts(train, view.seq_len)
+        if not len(starts_S):
+            longest = max(end - start for start, end in train.bounds)
+            raise ValueError(
+                f"seq_len = {view.seq_len} needs a training text of at least {view.seq_len + 1} tokens; "
+                f"the longest of {self.config.corpus!r} has {longest}"
+            )
+        drawn_SB = starts_S[draw(run.data_seed, run.steps, run.batch_size, len(starts_S))]
+        starts_SB = torch.from_numpy(drawn_SB).to(view.device)
+        docs_SB = torch.from_numpy(train.doc_start_N[drawn_SB]).to(view.device)
+        ids_N = self._device_ids("train", view.device)
+        sizes = batch_sizes(run)
+
+        def batch(step: int) -> Batch:
+            made = gather(ids_N, starts_SB[step], docs_SB[step], view, last_only=last_only)
+            if sizes[step % len(sizes)] < run.batch_size:  # the short last batch of an epoch
+                made.targets_BT[sizes[step % len(sizes)] :] = IGNORE
+            return made
+
+        return batch
+
+    # ---------------------------------------------------------------- evaluation
+
+    def n_targets(self, split: str, protocol: Config, seq_len: int) -> int:
+        """How many targets of a split the protocol scores."""
+        part = self.splits[split]
+        if protocol.kind == "last_token":
+            windows = len(window_starts(part, seq_len))
+            return windows if protocol.eval_windows is None else min(windows, protocol.eval_windows)
+        targets = self._target_positions(split)
+        if protocol.eval_bytes is None:
+            return len(targets)
+        if part.n_bytes_N is None:
+            raise ValueError(
+                f"eval_bytes needs a tokenizer that keeps every byte; {self.config.tokenizer.kind!r} loses some"
+            )
+        return int(np.searchsorted(np.cumsum(part.n_bytes_N[targets]), protocol.eval_bytes, side="right"))
+
+    def _target_positions(self, split: str) -> np.ndarray:
+        """Positions of all tokens but the first of each document."""
+        part = self.splits[split]
+        return np.flatnonzero(part.doc_start_N != np.arange(len(part.ids_N)))
+
+    def eval_batches(self, split: str, protocol: Config, view: View, *, eval_seed: int) -> Iterator[Batch]:
+        part, ids_N = self.splits[split], self._device_ids(split, view.device)
+        total = self.n_targets(split, protocol, view.seq_len)
+        if protocol.kind == "last_token":
+            starts = window_starts(part, view.seq_len)[:total]
+            skips = np.zeros(len(starts), dtype=np.int64)
+        else:
+            stride = min(protocol.stride or max(1, view.seq_len // 2), view.seq_len)
+            starts, skips = sliding_windows(part, view.seq_len, view.seq_len if view.is_window else stride)
+        rows = max(1, EVAL_ROWS // view.seq_len)
+        left = total
+        for at in range(0, len(starts), rows):
+            if left <= 0:
+                return
+            start_B = torch.from_numpy(starts[at : at + rows]).to(view.device)
+            doc_B = torch.from_numpy(part.doc_start_N[starts[at : at + rows]]).to(view.device)
+            made = gather(ids_N, start_B, doc_B, view, last_only=protocol.kind == "last_token")
+            if protocol.kind == "dense":
+                ends = np.searchsorted([end for _, end in part.bounds], starts[at : at + rows], side="right")
+                end_B = torch.tensor([part.bounds[i][1] for i in ends], device=view.device)
+                keep_only(made, start_B, end_B, torch.from_numpy(skips[at : at + rows]).to(view.device))
+            left = drop_after(made.targets_BT, left)
+            yield made
+
+    def summarise(
+        self, split: str, protocol: Config, view: View, nll_N: np.ndarray, correct_N: np.ndarray
+    ) -> Scores:
+        part, n = self.splits[split], len(nll_N)
+        if protocol.kind == "last_token":
+            positions = window_starts(part, view.seq_len)[:n] + view.seq_len
+        else:
+            positions = self._target_positions(split)[:n]
+        n_bytes = None if part.n_bytes_N is None else part.n_bytes_N[positions]
+        nll = float(nll_N.mean())
+        if protocol.kind == "last_token" and protocol.average == "batch_mean":
+            nll = float(np.mean([b.mean() for b in chunks(nll_N, protocol.eval_batch_size)]))
+        metrics = {
+            "nll": (nll, n),
+            "perplexity": (math.exp(min(nll, 700.0)), n),
+            "accuracy": (float(correct_N.mean()), n),
+        }
+        if n_bytes is not None:
+            bits = float(nll_N.sum()) / math.log(2)
+            metrics["bits_per_byte"] = (bits / float(n_bytes.sum()), int(n_bytes.sum()))
+        if not self.tokenizer.lossless:
+            metrics["unknown_rate"] = (self._unknown_rate(split), len(part.ids_N))
+        return Scores(metrics=metrics, items=self._items(nll_N, correct_N, n_bytes))
+
+    def _unknown_rate(self, split: str) -> float:
+        texts = [document.text for document in self.corpus.splits[split]]
+        return self.tokenizer.unknown_rate(" ".join(texts))
+
+    def _items(self, nll_N: np.ndarray, correct_N: np.ndarray, n_bytes_N: np.ndarray | None) -> pd.DataFrame:
+        width = np.ones(len(nll_N), dtype=np.int64) if n_bytes_N is None else n_bytes_N
+        block = (np.cumsum(width) - width) // ITEM_BYTES
+        frame = pd.DataFrame({"item": block, "nll": nll_N, "correct": correct_N, "n": 1})
+        frame["bytes"] = 0 if n_bytes_N is None else n_bytes_N
+        return frame.groupby("item", as_index=False).agg(
+            {"nll": "sum", "n": "sum", "bytes": "sum", "correct": "sum"}
+        )
+
+    def eval_hash(self, split: str, protocol: Config, *, eval_seed: int) -> str:
+        body = self.splits[split].ids_N.astype("<i8").tobytes()
+        return hashlib.sha256(body + protocol.digest.encode()).hexdigest()
+
+
+# -------------------------------------------------------------------- windows
+
+
+def window_starts(split: Split, seq_len: int) -> np.ndarray:
+    """Every position from which seq_len tokens and one target lie inside one document."""
+    parts = [np.arange(start, max(start, end - seq_len), dtype=np.int64) for start, end in split.bounds]
+    return np.concatenate(parts)
+
+
+def draw(data_seed: int, steps: int, batch_size: int, n: int) -> np.ndarray:
+    """(steps, batch_size) indices below `n`; a longer run begins with the same batches."""
+    generator = np.random.Generator(np.random.Philox(key=data_seed))
+    return generator.integers(0, n, size=(steps, batch_size), dtype=np.int64)
+
+
+def batch_sizes(run: Config) -> list[int]:
+    """Examples in each batch of an epoch: all full but perhaps the last; one entry without epochs."""
+    if run.epoch_windows is None:
+        return [run.batch_size]
+    full, rest = divmod(run.epoch_windows, run.batch_size)
+    return [run.batch_size] * full + [rest] * (rest > 0)
+
+
+def sliding_windows(split: Split, seq_len: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
+    """Starts of the windows, and how many targets at the front of each were scored before."""
+    starts, skips = [], []
+    for start, end in split.bounds:
+        targets = end - start - 1
+        later = max(0, -(-(targets - seq_len) // stride))  # windows after the first that are needed
+        n = (1 + later) if targets > 0 else 0
+        starts.append(start + stride * np.arange(n, dtype=np.int64))
+        skips.append(np.where(np.arange(n) == 0, 0, seq_len - stride))
+    return np.concatenate(starts), np.concatenate(skips)
+
+
+def gather(
+    ids_N: torch.Tensor, start_B: torch.Tensor, doc_B: torch.Tensor, view: View, *, last_only: bool
+) -> Batch:
+    """Cut windows out of the text on its device; positions past its end repeat the last token."""
+    offset_T = torch.arange(view.seq_len + 1, device=ids_N.device)
+    span_BT = ids_N[(start_B[:, None] + offset_T).clamp_max(len(ids_N) - 1)]
+    context_BK = None
+    if view.is_window and not last_only:
+        back_BK = start_B[:, None] + torch.arange(1 - view.seq_len, 0, device=ids_N.device)
+        context_BK = torch.where(back_BK >= doc_B[:, None], ids_N[back_BK.clamp_min(0)], -1)
+    targets_BT = span_BT[:, -1:] if last_only else span_BT[:, 1:]
+    return Batch(tokens_BT=span_BT[:, :-1], targets_BT=targets_BT.clone(), context_BK=context_BK)
+
+
+def keep_only(batch: Batch, start_B: torch.Tensor, end_B: torch.Tensor, skip_B: torch.Tensor) -> None:
+    """Ignore the targets that an earlier window scored and those past the document's end."""
+    offset_T = torch.arange(batch.targets_BT.shape[1], device=start_B.device)
+    position_BT = start_B[:, None] + 1 + offset_T
+    wanted_BT = (offset_T >= skip_B[:, None]) & (position_BT < end_B[:, None])
+    batch.targets_BT[~wanted_BT] = IGNORE
+
+
+def drop_after(targets_BT: torch.Tensor, left: int) -> int:
+    """Ignore all but the first `left` scored targets; returns how many are left after this batch."""
+    flat = targets_BT.view(-1)
+    scored = (flat != IGNORE).nonzero().squeeze(-1)
+    flat[scored[left:]] = IGNORE
+    return left - len(scored)
+
+
+def chunks(values: np.ndarray, size: int) -> list[np.ndarray]:
+    """Consecutive pieces of `size`, the last one short."""
+    return [values[at : at + size] for at in range(0, len(values), size)]

@@ -1,0 +1,192 @@
+"""What a run writes down while it trains: tidy rows, items, hashes, costs and circumstances."""
+
+import functools
+import hashlib
+import os
+import platform
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lmbench.config import Config
+from lmbench.home import commit
+from lmbench.measure.flops import published_flops, train_flops
+from lmbench.measure.score import tokens_per_second
+from lmbench.models.base import LanguageModel
+from lmbench.run import SCHEMA, Run
+from lmbench.tasks.base import Batch, Scores, TaskData, View
+
+TIMED_EVALUATION_ROWS = 16  # sequences in the batch whose inference speed is recorded
+
+
+class RunRecord:
+    """Collects everything that goes into a run's folder."""
+
+    def __init__(self, run: Run, model: LanguageModel, device: torch.device, *, jobs: int = 1) -> None:
+        self.run, self.device, self.jobs = run, device, jobs
+        self.rows: list[dict[str, Any]] = []
+        self.items: list[pd.DataFrame] = []
+        self.hashes: dict[str, str] = {"initial_weights": weights_hash(model.state_dict())}
+        self._started = time.perf_counter()
+        self._seconds = 0.0
+        reset_peak_memory(device)
+        self.readout = "last" if run.protocol.kind == "last_token" else "all"
+        self.targets_per_sequence = 1 if self.readout == "last" else run.model.seq_len
+        self.step_flops = train_flops(run.model, readout=self.readout, sequences=run.batch_size)
+        self.n_parameters = sum(p.numel() for p in model.parameters())
+
+    def _row(self, step: int, split: str, metric: str, value: float, n: int, evaluation: str = "") -> None:
+        sequences = n_sequences(self.run, step)
+        flops = self.step_flops * sequences / self.run.batch_size
+        self.rows.append(
+            {
+                "evaluation": evaluation, "step": step, "tokens": sequences * self.targets_per_sequence,
+                "flops": flops, "seconds": self._seconds, "split": split, "task": self.run.task.kind,
+                "level": "", "metric": metric, "value": value, "n": n,
+            }
+        )  # fmt: skip
+
+    def first_batch(self, batch: Batch) -> None:
+        """Remember what the first batch was, so that paired runs can be shown to be paired."""
+        body = batch.tokens_BT.cpu().numpy().tobytes() + batch.targets_BT.cpu().numpy().tobytes()
+        self.hashes["first_batch"] = hashlib.sha256(body).hexdigest()
+
+    def loss(self, step: int, value: float, seconds: float) -> None:
+        """Mean training loss since the last such row, in nats per target."""
+        self._seconds = seconds
+        self._row(step, "train", "loss", value, self.run.batch_size * self.targets_per_sequence)
+
+    def diverged(self, step: int) -> None:
+        """The step at which the loss stopped being finite."""
+        self._row(step, "train", "diverged", float(step), 1)
+
+    def scores(self, evaluation: Config, step: int, scores: Scores) -> None:
+        """Metrics of one evaluation; items are kept for the test split."""
+        for metric, (value, n) in scores.metrics.items():
+            self._row(step, evaluation.split, metric, value, n, evaluation.digest)
+        if evaluation.split == "test":
+            self.items.append(scores.items.assign(evaluation=evaluation.digest, split="test"))
+
+    def close(self, data: TaskData, view: View, model: LanguageModel) -> None:
+        """Costs of the whole run, and the hash of what it was tested on."""
+        run, steps = self.run, self.run.steps
+        split = "test" if run.test else "valid"
+        self.hashes["evaluation_set"] = data.eval_hash(split, run.protocol, eval_seed=run.eval_seed)
+        peak, windows = peak_memory(self.device), n_sequences(run, steps)
+        batch = data.sampler(run.replace(steps=1, batch_size=TIMED_EVALUATION_ROWS, epoch_windows=None), view)(0)
+        costs = {
+            "parameters": self.n_parameters,
+            "weights_bytes": 4 * self.n_parameters,
+            "train_flops": train_flops(run.model, readout=self.readout, sequences=windows),
+            "published_flops": published_flops(
+                self.n_parameters, n_windows=windows, seq_len=run.model.seq_len
+            ),
+            "optimizer_flops": run.optimizer.flops_per_parameter * self.n_parameters * steps,
+            "train_seconds": self._seconds,
+            "tokens_per_second": windows * self.targets_per_sequence / max(self._seconds, 1e-9),
+            "inference_tokens_per_second": tokens_per_second(model, batch),
+            "peak_memory_bytes": peak,
+        }
+        for metric, value in costs.items():
+            self._row(steps, "", metric, float(value), 1)
+
+    def run_json(self) -> dict[str, Any]:
+        """The config with its digest, label and schema."""
+        return describe(self.run, label=self.run.model.name)
+
+    def env_json(self) -> dict[str, Any]:
+        """Circumstances: what may change the speed or the last bits, and nothing else."""
+        return environment(self.device, jobs=self.jobs) | {
+            "engine": "plain", "hashes": self.hashes, "wall_seconds": time.perf_counter() - self._started,
+        }  # fmt: skip
+
+    def items_frame(self) -> pd.DataFrame:
+        """All kept items, an empty table where the run tested nothing."""
+        columns = ["item", "nll", "n", "bytes", "correct", "evaluation", "split"]
+        return pd.concat(self.items, ignore_index=True) if self.items else pd.DataFrame(columns=columns)
+
+
+def n_sequences(run: Run, step: int) -> int:
+    """Sequences seen after `step` steps; the last batch of an epoch may be short."""
+    if run.epoch_windows is None:
+        return step * run.batch_size
+    epochs, rest = divmod(step, -(-run.epoch_windows // run.batch_size))
+    return epochs * run.epoch_windows + rest * run.batch_size
+
+
+def describe(config: Config, *, label: str) -> dict[str, Any]:
+    """run.json of any record."""
+    return {
+        "schema": SCHEMA, "kind": config.kind, "digest": config.digest, "label": label, "config": config.to_dict(),
+    }  # fmt: skip
+
+
+def weights_hash(state: dict[str, Tensor]) -> str:
+    """sha256 over names, types, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------------ circumstances
+
+
+def environment(device: torch.device, *, jobs: int = 1) -> dict[str, Any]:
+    """Versions, device, threads and commit. Seconds on a device that several runs share say so in its name."""
+    shared = f", shared by {jobs} runs" if jobs > 1 else ""
+    return {
+        "torch": torch.__version__, "python": platform.python_version(), "platform": platform.platform(),
+        "device": device_name(device) + shared, "threads": torch.get_num_threads(), "commit": commit(),
+        "load_average": os.getloadavg()[0],
+    }  # fmt: skip
+
+
+def device_name(device: torch.device) -> str:
+    """The accelerator's name, or the processor's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}: {_processor()}"
+
+
+@functools.cache
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start measuring the peak anew. On Linux the process's high-water mark can be reset."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    clear = Path("/proc/self/clear_refs")
+    if clear.exists():
+        try:
+            clear.write_text("5")
+        except OSError:
+            return  # not permitted in some containers: the peak is then the process's
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak bytes: of the device's allocator, or of the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    scale = 1 if platform.system() == "Darwin" else 1024  # macOS reports bytes, Linux kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale

@@ -1,0 +1,105 @@
+"""Scoring finished weights again: another split, task or protocol, without training.
+
+The result is an `Evaluation`, filed under its own digest and never computed twice. The
+test of a training run is one too; asking for it again finds it in the run's own rows.
+"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+
+from lmbench.config import Config, from_dict
+from lmbench.data.corpus import refuse_overlap
+from lmbench.measure.score import evaluate
+from lmbench.models.base import LanguageModel
+from lmbench.run import Evaluation, Run
+from lmbench.store import Store
+from lmbench.tasks.base import View, load_task
+from lmbench.training.execute import default_device
+from lmbench.training.record import RunRecord, describe, environment, weights_hash
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A finished run with its weights."""
+
+    run: Run
+    model: LanguageModel
+    weights: str
+    """sha256 of the weights."""
+
+
+def load_run(digest: str, *, store: Store, device: torch.device) -> Loaded:
+    """Rebuild a run's model with the weights that it reports."""
+    run = from_dict("run", store.record(digest)["run"]["config"])
+    state = load_file(store.weights(digest))
+    model = run.model.build()
+    model.load_state_dict(state)
+    return Loaded(run=run, model=model.to(device), weights=weights_hash(state))
+
+
+def evaluate_run(
+    digest: str,
+    *,
+    store: Store,
+    split: str = "test",
+    task: Config | None = None,
+    protocol: Config | None = None,
+    eval_seed: int | None = None,
+    device: str | None = None,
+) -> pd.DataFrame:
+    """Rows of one Evaluation of a finished run; what is None is as in the run.
+
+    Raises:
+        ValueError: unknown run, a run without weights, a task whose vocabulary is not the model's, or
+            one whose text overlaps what the model was trained on.
+    """
+    where = torch.device(device) if device else default_device()
+    loaded = load_run(digest, store=store, device=where)
+    run = loaded.run
+    if task is not None:
+        refuse_overlap(run.task.corpus, task.corpus, split=split)
+    evaluation = Evaluation(
+        weights=loaded.weights, model=run.model, task=task or run.task, protocol=protocol or run.protocol,
+        split=split, eval_seed=run.eval_seed if eval_seed is None else eval_seed,
+    )  # fmt: skip
+    known = store.frame([digest])
+    if evaluation.digest in set(known["evaluation"]):
+        return known[known["evaluation"] == evaluation.digest].reset_index(drop=True)
+    if not store.has(evaluation.digest):
+        _evaluate_into(evaluation, loaded, store, where)
+    return store.frame([evaluation.digest])
+
+
+def _evaluate_into(evaluation: Evaluation, loaded: Loaded, store: Store, device: torch.device) -> None:
+    """Score and file one Evaluation under its lock."""
+    data = load_task(evaluation.task)
+    if data.vocab_size != evaluation.model.vocab_size:
+        raise ValueError(
+            f"the model has {evaluation.model.vocab_size} token ids, but {evaluation.task.caption} has "
+            f"{data.vocab_size}"
+        )
+    view = View(seq_len=evaluation.model.seq_len, is_window=evaluation.model.is_window, device=device)
+    with store.lock(evaluation.digest) as mine:
+        if not mine:
+            raise ValueError(f"evaluation {evaluation.digest} is being made by {store.owner(evaluation.digest)}")
+        store.begin(evaluation.digest)
+        try:
+            scores = evaluate(
+                loaded.model, data, split=evaluation.split, protocol=evaluation.protocol, view=view,
+                eval_seed=evaluation.eval_seed,
+            )  # fmt: skip
+            record = RunRecord(loaded.run.replace(task=evaluation.task), loaded.model, device)
+            record.scores(evaluation, loaded.run.steps, scores)
+            store.finish(
+                evaluation.digest,
+                run=describe(evaluation, label=evaluation.model.name),
+                env=environment(device) | {"engine": "plain", "hashes": {"weights": loaded.weights}},
+                rows=pd.DataFrame(record.rows),
+                items=scores.items.assign(evaluation=evaluation.digest, split=evaluation.split),
+            )
+        except BaseException:
+            store.discard(evaluation.digest)
+            raise

@@ -1,0 +1,54 @@
+"""What tests share: one thread, a project of their own, notebooks made on the spot."""
+
+import json
+import os
+from pathlib import Path
+
+# Before anything imports torch: test processes run side by side on few cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Notebook kernels and command lines are processes of their own, which must find this package too.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+
+import pytest
+
+
+def write_notebook(path, *cells, parameters=None):
+    """A notebook of code cells at `path`; `parameters` is the source of its tagged first cell."""
+    sources = [(source, []) for source in cells]
+    if parameters is not None:
+        sources.insert(0, (parameters, ["parameters"]))
+    body = [
+        {
+            "cell_type": "code",
+            "id": f"cell-{i}",
+            "metadata": {"tags": tags} if tags else {},
+            "source": source.splitlines(keepends=True),
+            "outputs": [],
+            "execution_count": None,
+        }
+        for i, (source, tags) in enumerate(sources)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"cells": body, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    return path
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """An empty project folder that lmbench takes for its own."""
+    for name in ("notebooks", "results"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("LMBENCH_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def notebook(project):
+    """Write a notebook of the project: `notebook("01_name", *cells, parameters="n: int = 1")`."""
+
+    def write(name, *cells, parameters=None):
+        return write_notebook(project / "notebooks" / f"{name}.ipynb", *cells, parameters=parameters)
+
+    return write

@@ -1,0 +1,365 @@
+"""The command line: names, exit statuses, and errors of one sentence."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lmbench import cli
+from lmbench.batch import State
+from lmbench.store import ROW_COLUMNS, Store
+
+COMMANDS = ("list", "notebook", "batch", "train", "cost", "data", "runs", "report", "doctor")
+
+
+@pytest.fixture
+def lmbench(capsys):
+    """Run a command line in this process: (status, standard output, standard error)."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(list(arguments))
+        out, err = capsys.readouterr()
+        return caught.value.code, out, err
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+def fill(project, digest="0123456789abcdef"):
+    """One finished record in the store of a project."""
+    import pandas as pd
+
+    store = Store(project / "results")
+    store.begin(digest)
+    row = dict.fromkeys(ROW_COLUMNS, 0) | {"evaluation": "", "split": "test", "task": "text", "level": ""}
+    rows = pd.DataFrame([row | {"metric": "nll", "value": 1.25, "n": 3, "step": 7}])
+    config = {"kind": "run", "version": 1, "steps": 7, "model": {"kind": "mlp", "version": 1, "d_ff": 8}}
+    run = {"schema": 1, "kind": "run", "label": "mlp", "config": config}
+    store.finish(digest, run=run, env={"device": "cpu"}, rows=rows, items=pd.DataFrame({"evaluation": ["e"]}))
+    return store
+
+
+def test_help_names_every_command_of_the_contract(lmbench):
+    status, out, _ = lmbench("--help")
+    assert status == 0
+    assert [name for name in COMMANDS if f" {name} " not in out] == []
+
+
+@pytest.mark.parametrize(
+    "group, names", [("data", "list fetch verify where"), ("runs", "list show verify prune")]
+)
+def test_groups_have_the_commands_of_the_contract(lmbench, group, names):
+    status, out, err = lmbench(group)
+    assert status == 2
+    assert [name for name in names.split() if f" {name} " not in out + err] == []
+
+
+def test_python_m_lmbench_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "lmbench", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "small language models" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "line, status, message",
+    [
+        ("lst", 2, "No such command 'lst'. Did you mean 'list'?"),
+        ("cost mlp --jsn", 2, "No such option: --jsn .Possible options: --json."),
+        ("list model", 1, "unknown list 'model'; .* Did you mean 'models'"),
+        ("cost transfomer", 1, "unknown model 'transfomer'; .* Did you mean 'transformer'"),
+        ("cost mlp -p d_fff=2", 1, "'d_fff'; accepted: .* Did you mean 'd_ff'"),
+        ("cost mlp -p d_ff=wide", 1, "d_ff = 'wide' is not accepted"),
+        ("cost mlp -p d_ff", 1, "-p 'd_ff' is not of the form key=value"),
+        ("cost transformer -p d_model=30", 1, "n_head"),
+        ("train mlp -p stps=3", 1, "unknown key 'stps'.* Did you mean 'steps'"),
+        ("train mlp -p corpus=ptbb", 1, "ptbb"),
+        ("notebook 17", 1, "unknown notebook '17'"),
+        ("batch nightly.toml", 1, "there is no plan file 'nightly.toml'"),
+        ("runs show feed", 1, "no run 'feed'"),
+        ("data where ptbb", 1, "'ptbb'.*Did you mean 'ptb'"),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence_on_standard_error(lmbench, line, status, message):
+    import re
+
+    found, out, err = lmbench(*line.split())
+    assert (found, out) == (status, "")
+    assert re.search(message, err)
+    assert err.startswith("lmbench: ")
+    assert err.count("\n") == 1
+
+
+def test_an_error_has_a_traceback_only_with_debug(lmbench):
+    _, _, plain = lmbench("cost", "nothing")
+    status, _, debugged = lmbench("cost", "nothing", "--debug")
+    assert "Traceback" not in plain
+    assert "Traceback" in debugged
+    assert status == 1
+
+
+@pytest.mark.parametrize(
+    "error, status, message",
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "rows.parquet"),
+            1,
+            "rows.parquet: the disk is full",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "runs"),
+            1,
+            "runs: permission denied; change the owner",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted; nothing half-written is left"),
+        (
+            ModuleNotFoundError("No module named 'papermill'"),
+            1,
+            "'papermill'; `make env` installs everything",
+        ),
+        (RuntimeError("a\nb"), 1, "internal error, RuntimeError: a b (--debug shows where)"),
+        (KeyError("x"), 1, "internal error, KeyError: 'x' (--debug shows where)"),
+    ],
+)
+def test_errors_of_all_kinds_end_in_one_sentence(lmbench, monkeypatch, error, status, message):
+    def failing():
+        raise error
+
+    monkeypatch.setattr("lmbench.data.fetch.listing", failing)
+    found, _, err = lmbench("data", "list")
+    assert found == status
+    assert message in err
+    assert err.count("\n") == 1
+
+
+# ------------------------------------------------------------------ what there is
+
+
+def test_list_finds_every_kind_and_variant(lmbench):
+    from lmbench.config import discover
+
+    status, out, _ = lmbench("list", "models", "--json")
+    assert status == 0
+    found = json.loads(out)["models"]
+    assert set(found) == set(discover("model"))
+    assert found["mlp"]["fields"]["vocab_size"] == 65
+    assert found["mlp"]["summary"]
+
+
+def test_list_shows_notebooks_with_parameters_and_presets(lmbench, notebook, project):
+    notebook("01_first", "1", parameters="n: int = 1  # how many")
+    (project / "notebooks/presets.toml").write_text("[01_first.quick]\nn = 2\n")
+    found = json.loads(lmbench("list", "notebooks", "--json")[1])["notebooks"]["01_first"]
+    assert found["presets"] == ["smoke", "quick"]
+    assert found["parameters"] == {"n": {"type": "int", "default": 1, "help": "how many"}}
+    assert json.loads(lmbench("list", "presets", "--json")[1])["presets"]["01_first quick"]["parameters"] == {
+        "n": 2
+    }
+    assert "n=2" in lmbench("list", "presets")[1]
+
+
+def test_plain_list_names_everything(lmbench):
+    status, out, _ = lmbench("list")
+    assert status == 0
+    for name in (
+        "models",
+        "transformer",
+        "tasks",
+        "methods",
+        "corpora",
+        "shakespeare_plays",
+        "notebooks",
+        "presets",
+    ):
+        assert name in out
+
+
+def test_cost_gives_the_published_parameter_count_and_flops_by_term(lmbench):
+    status, out, _ = lmbench("cost", "transformer", "-p", "vocab_size=65", "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert found["parameters"] == 430_785
+    every = found["flops_per_token"]["all"]
+    assert sum(every["by_term"].values()) == every["forward"]
+
+
+def test_cost_accepts_dotted_keys_and_prints_a_table(lmbench):
+    status, out, _ = lmbench("cost", "transformer", "-p", "model.vocab_size=65")
+    assert status == 0
+    assert "430,785" in out
+    assert "backward" in out
+
+
+# ------------------------------------------------------------------ the store
+
+
+def test_runs_are_listed_shown_and_found_by_the_start_of_their_digest(lmbench, project):
+    fill(project)
+    assert json.loads(lmbench("runs", "list", "--json")[1])[0]["run"] == "0123456789abcdef"
+    assert "1 records" in lmbench("runs", "list")[1]
+    status, out, _ = lmbench("runs", "show", "0123")
+    assert status == 0
+    assert "1.25" in out
+    assert json.loads(lmbench("runs", "show", "0123", "--json")[1])["rows"][0]["value"] == 1.25
+
+
+def test_a_digest_that_is_not_unique_is_refused(lmbench, project):
+    fill(project, "0123000000000000")
+    fill(project, "0123111111111111")
+    assert "2 runs begin with '0123'; write more digits" in lmbench("runs", "show", "0123")[2]
+
+
+def test_verify_finds_damage_and_prune_removes_what_is_unfinished(lmbench, project):
+    store = fill(project)
+    assert lmbench("runs", "verify")[0] == 0
+    store.begin("feedfeedfeedfeed")
+    status, out, err = lmbench("runs", "verify")
+    assert (status, "never finished" in out, "1 problems" in err) == (1, True, True)
+    assert "1 runs would be removed" in lmbench("runs", "prune", "--dry-run")[1]
+    assert "1 runs removed" in lmbench("runs", "prune")[1]
+    assert store.digests() == ["0123456789abcdef"]
+    (store.folder("0123456789abcdef") / "rows.parquet").write_bytes(b"")
+    assert lmbench("runs", "verify", "0123")[0] == 1
+    assert "0 runs removed" in lmbench("runs", "prune")[1]
+    assert "1 runs removed" in lmbench("runs", "prune", "--damaged")[1]
+
+
+def test_train_runs_once_and_prints_the_final_rows(lmbench, project):
+    from tests.corpora import write_corpus
+
+    corpus = write_corpus(project / "corpus")
+    words = ["train", "linear", "--device", "cpu", "--json", "-p", f"task.corpus={corpus}", "-p", "steps=2"]
+    words += ["-p", "batch_size=2", "-p", "seq_len=8", "-p", "d_model=4"]
+    status, out, err = lmbench(*words)
+    assert status == 0, err
+    first = json.loads(out)
+    assert {("test", "bits_per_byte"), ("valid", "nll")} <= {(r["split"], r["metric"]) for r in first["rows"]}
+    assert json.loads(lmbench(*words)[1]) == first, "the second time it comes from the store"
+    assert Store(project / "results").digests() == [first["run"]]
+
+
+# ------------------------------------------------------------------ notebooks
+
+
+def test_notebook_runs_and_says_where_its_result_lies(lmbench, notebook, project):
+    notebook("01_first", "print(n)", parameters="n: int = 1")
+    status, out, err = lmbench("notebook", "first", "-p", "n=5", "--out", str(project / "here.ipynb"))
+    assert status == 0, err
+    assert str(project / "here.ipynb") in out
+    assert json.loads((project / "here.json").read_text())["values"] == {"n": 5}
+
+
+def test_a_failed_notebook_is_status_1(lmbench, notebook):
+    notebook("01_first", "1 / 0")
+    status, _, err = lmbench("notebook", "first")
+    assert status == 1
+    assert "stopped in cell [1] with ZeroDivisionError: division by zero" in err
+
+
+def test_batch_says_what_was_done_and_fails_if_a_job_failed(lmbench, notebook, project, monkeypatch):
+    notebook("01_first", "1", parameters="n: int = 1")
+    (project / "plan.toml").write_text('[[run]]\nnotebook = "01"\n[run.grid]\nn = [1, 2]')
+    plan = str(project / "plan.toml")
+    assert lmbench("batch", plan, "--dry-run")[1].count("to do") == 2
+
+    def engine(jobs, *, workers, timeout, watch):
+        states = [State(job=jobs[0], status="done"), State(job=jobs[1], status="failed", message="n is even")]
+        for state in states:
+            watch(state)
+        return states
+
+    monkeypatch.setitem(__import__("lmbench.batch.run").batch.ENGINES, "fake", engine)
+    status, out, err = lmbench("batch", plan, "--engine", "fake")
+    assert status == 1
+    assert "[1/2] 01_first smoke (n=1): done" in err
+    assert "n is even" in err
+    assert "1 of 2 jobs failed" in err
+    assert "failed" in out
+
+
+def test_batch_refuses_an_unknown_engine_even_in_a_dry_run(lmbench, notebook, project):
+    notebook("01_first", "1")
+    (project / "plan.toml").write_text('[[run]]\nnotebook = "01"')
+    status, _, err = lmbench("batch", str(project / "plan.toml"), "--engine", "ray", "--dry-run")
+    assert status == 1
+    assert "unknown engine 'ray'; accepted: local" in err
+
+
+def test_a_report_without_results_names_the_remedy(lmbench, project):
+    status, _, err = lmbench("report")
+    assert status == 1
+    assert "lmbench notebook" in err
+    assert lmbench("report", "--format", "pdf")[2].startswith("lmbench: unknown report format 'pdf'")
+
+
+# ------------------------------------------------------------------ the doctor
+
+
+def test_the_doctor_has_a_line_for_everything_it_checks(lmbench):
+    status, out, _ = lmbench("doctor")
+    names = ("python", "project", "packages", "device", "threads", "kernel", "corpus ptb", "disk", "results")
+    assert [name for name in names if f" {name}: " not in out] == []
+    assert status == int("FAIL" in out)
+
+
+def test_the_doctor_fails_when_results_cannot_be_written(monkeypatch):
+    from lmbench import doctor
+
+    def refuse(**_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", refuse)
+    check = doctor.writable()
+    assert (check.status, "Read-only file system" in check.detail) == ("fail", True)
+    assert check.remedy
+
+
+def test_the_doctor_notices_another_version_and_a_missing_package(monkeypatch):
+    from importlib.metadata import PackageNotFoundError, version
+
+    from lmbench import doctor
+
+    monkeypatch.setattr(doctor, "version", lambda name: "0.1" if name == "scipy" else version(name))
+    (check,) = doctor.packages()
+    assert (check.status, "scipy 0.1 (tested: " in check.detail) == ("warn", True)
+
+    def lost(name):
+        if name == "papermill":
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(doctor, "version", lost)
+    (check,) = doctor.packages()
+    assert (check.status, check.detail, check.remedy) == ("fail", "missing: papermill", "run `make env`")
+
+
+def test_the_doctor_warns_of_threads_that_spin(monkeypatch):
+    from lmbench import doctor
+
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.1, 0.1, 0.1))
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")
+    assert doctor.threads().status == "ok"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    assert doctor.threads().status == "warn"
+
+
+def test_sigterm_ends_a_batch_as_orderly_as_ctrl_c(notebook, project):
+    mark = project / "started"
+    notebook("01_first", f"open({str(mark)!r}, 'w').close()\nwhile True:\n    pass")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lmbench", "notebook", "01"], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not mark.exists() and time.monotonic() < deadline and process.poll() is None:
+        os.sched_yield()
+    process.terminate()
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, "Traceback" in err) == (128 + signal.SIGTERM, False)
+    assert list((project / "results/notebooks/01_first").iterdir()) == []

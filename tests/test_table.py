@@ -1,0 +1,271 @@
+"""Tables: from rows to runs, from runs to results, and how results are written."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lmbench.analysis import readable, table
+from lmbench.analysis.export import Stamp, escape_latex, save_table, to_latex
+from lmbench.analysis.stats import t_interval
+
+STAMP = Stamp(commit="0c1d2e", device="cpu: test")
+
+
+def rows(run, label, *, valid=(), test=None, weights="best", seed=0, diverged=None, device="cpu: test"):
+    """Tidy rows of one run: validations at steps 10, 20, ..., a test at the end, and costs."""
+    fixed = {
+        "run": run, "label": label, "device": device, "init_seed": seed, "weights": weights,
+        "optimizer.lr": 1e-3, "task": "text", "level": "", "tokens": 0, "flops": 0.0,
+        "seconds": 0.0, "n": 100,
+    }  # fmt: skip
+    found = []
+    for i, nll in enumerate(valid, start=1):
+        for metric, value in (("nll", nll), ("bits_per_byte", nll / 0.7)):
+            found.append(
+                {"step": 10 * i, "split": "valid", "metric": metric, "value": value, "evaluation": f"v{i}"}
+            )
+    last = 10 * max(len(valid), 1)
+    if test is not None:
+        for metric, value in (("nll", test), ("bits_per_byte", test / 0.7)):
+            found.append({"step": last, "split": "test", "metric": metric, "value": value, "evaluation": "t"})
+    if diverged is not None:
+        found.append(
+            {"step": last, "split": "train", "metric": "diverged", "value": diverged, "evaluation": ""}
+        )
+    for metric, value in (("parameters", 1000.0), ("train_flops", 2.21e13), ("train_seconds", 12.3)):
+        found.append({"step": last, "split": "", "metric": metric, "value": value, "evaluation": ""})
+    return pd.DataFrame(found).assign(**fixed)
+
+
+def per_run(label, losses, **columns):
+    fixed = {
+        "parameters": 430785.0,
+        "train_flops": 2.21e13,
+        "weights_bytes": 1723140.0,
+        "train_seconds": 46.1,
+    }
+    fixed |= {"optimizer.lr": 3e-4, "device": "cpu: test"} | columns
+    return pd.DataFrame(
+        [{"label": label, "bits_per_byte": loss, "init_seed": i} | fixed for i, loss in enumerate(losses)]
+    )
+
+
+def result(**options):
+    runs = pd.concat([per_run("mlp", [3.1, 3.2, 3.3]), per_run("transformer", [2.9, 2.8, 3.0])])
+    return table.result_table(runs, **({"references": {"unigram": 4.8, "n-gram order 4": 2.4}} | options))
+
+
+# ------------------------------------------------------------------ from rows to runs
+
+
+def test_a_final_table_has_one_row_a_run_with_metrics_costs_and_config():
+    frame = pd.concat(
+        [rows("a", "mlp", valid=(3, 2), test=2.1), rows("b", "mlp", valid=(3, 2), test=2.2, seed=1)]
+    )
+    found = table.final_table(frame)
+    assert found["run"].tolist() == ["a", "b"]
+    assert found["nll"].tolist() == [2.1, 2.2]
+    assert found["train_seconds"].tolist() == [12.3, 12.3]
+    assert found["init_seed"].tolist() == [0, 1]
+    assert found["task"].tolist() == ["text", "text"]
+
+
+def test_validation_counts_at_the_best_step_where_the_best_weights_are_reported():
+    best, final = rows("a", "mlp", valid=(3, 2, 2.5)), rows("b", "mlp", valid=(3, 2, 2.5), weights="final")
+    found = table.final_table(pd.concat([best, final]), split="valid").set_index("run")["nll"]
+    assert found.to_dict() == {"a": 2, "b": 2.5}
+
+
+def test_a_diverged_run_keeps_its_row_without_its_last_good_value():
+    frame = pd.concat([rows("a", "mlp", valid=(3, 2)), rows("b", "mlp", valid=(3,), diverged=17)])
+    found = table.final_table(frame, split="valid").set_index("run")
+    assert found["nll"].loc["a"] == 2
+    assert np.isnan(found["nll"].loc["b"])
+    assert found["diverged"].loc["b"] == 17
+
+
+def test_a_run_that_was_not_scored_is_seen_to_be_missing():
+    frame = pd.concat([rows("a", "mlp", test=2.0), rows("b", "mlp", valid=(3,))])
+    found = table.final_table(frame).set_index("run")["nll"]
+    assert np.isnan(found["b"])
+
+
+def test_levels_of_a_task_have_rows_of_their_own():
+    easy, hard = rows("a", "mlp", test=1.0), rows("a", "mlp", test=2.0)
+    scores = hard["split"].eq("test")
+    frame = pd.concat([easy.assign(level="1"), hard[scores].assign(level="2")])
+    found = table.final_table(frame)
+    assert dict(zip(found["level"], found["nll"], strict=True)) == {"1": 1.0, "2": 2.0}
+    assert found["parameters"].tolist() == [1000, 1000]
+
+
+def test_a_final_table_refuses_what_it_lacks():
+    with pytest.raises(ValueError, match="the table of rows is empty: there are no finished runs to show"):
+        table.final_table(rows("a", "mlp").iloc[:0])
+    with pytest.raises(
+        ValueError, match=r"unknown split 'tst'; accepted: test, valid. Did you mean 'test'\?"
+    ):
+        table.final_table(rows("a", "mlp", valid=(3,), test=2.0), split="tst")
+
+
+# ------------------------------------------------------------------ from runs to results
+
+
+def test_a_result_table_ranks_models_by_mean_and_lists_references_below():
+    found = result()
+    assert found["model"].tolist() == ["transformer", "mlp", "n-gram order 4", "unigram"]
+    assert found["rank"].tolist() == [1, 2, pd.NA, pd.NA]
+    assert found["n"].tolist() == [3, 3, pd.NA, pd.NA]
+    known = t_interval([2.9, 2.8, 3.0])
+    assert np.allclose(found.loc[0, ["test bits per byte", "95% low", "95% high"]].astype(float), known[:3])
+    assert found["training FLOPs"].tolist()[:2] == [2.21e13, 2.21e13]
+
+
+def test_accuracy_ranks_the_highest_first():
+    runs = pd.concat([per_run("mlp", [0.1]), per_run("transformer", [0.9])])
+    found = table.result_table(runs.rename(columns={"bits_per_byte": "accuracy"}), metric="accuracy")
+    assert found["model"].tolist() == ["transformer", "mlp"]
+
+
+def test_reference_predictors_are_named_by_order_and_by_smoothing_where_there_are_several():
+    predictors = pd.DataFrame(
+        {
+            "predictor": ["uniform", "ngram", "ngram"], "order": pd.array([None, 2, 4], dtype="Int64"),
+            "smoothing": ["", "witten_bell", "witten_bell"], "bits_per_byte": [6.0, 2.9, 2.4],
+        }
+    )  # fmt: skip
+    found = table.reference_values(predictors, metric="bits_per_byte")
+    assert found == {"uniform": 6.0, "n-gram order 2": 2.9, "n-gram order 4": 2.4}
+    predictors.loc[2, "smoothing"] = "kneser_ney"
+    assert "n-gram order 4 (kneser_ney)" in table.reference_values(predictors, metric="bits_per_byte")
+
+
+def test_a_result_table_refuses_to_mix_devices_in_time_columns():
+    runs = pd.concat([per_run("mlp", [3.0]), per_run("mlp", [3.1], device="NVIDIA H200")])
+    with pytest.raises(
+        ValueError, match=r"train_seconds cannot be compared over several devices \(NVIDIA H200, cpu"
+    ):
+        table.result_table(runs)
+    assert len(table.result_table(runs.drop(columns="train_seconds"))) == 1
+
+
+def test_a_result_table_refuses_a_label_for_two_things():
+    runs = pd.concat([per_run("mlp", [3.0]), per_run("mlp", [3.1], **{"optimizer.lr": 1e-3})])
+    with pytest.raises(
+        ValueError, match=r"label 'mlp' mixes runs of different optimizer.lr \(0.0003, 0.001\)"
+    ):
+        table.result_table(runs)
+
+
+def test_a_result_table_refuses_runs_without_a_score():
+    with pytest.raises(ValueError, match="1 of 2 values in mlp are not finite"):
+        table.result_table(per_run("mlp", [3.0, np.nan]))
+
+
+# ------------------------------------------------------------------ as text
+
+
+@pytest.mark.parametrize(
+    "numbers, text",
+    [
+        ((2.0532, 2.0211, 2.0853), "2.053 [2.021, 2.085]"),
+        ((2.0532, 1.7211, 2.3853), "2.05 [1.72, 2.39]"),
+        ((120.4, 100.1, 140.7), "120 [100, 141]"),
+        ((2.0532, np.nan, np.nan), "2.053 [n/a]"),
+        ((2.0, 2.0, 2.0), "2.000 [2.000, 2.000]"),
+    ],
+)
+def test_an_interval_sets_the_digits(numbers, text):
+    assert readable.format_interval(*numbers) == text
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (1723140, "1.72 M"),
+        (950, "950"),
+        (999.7, "1.00 k"),
+        (1.1e6, "1.10 M"),
+        (926468, "926 k"),
+        (1.5e9, "1.50 G"),
+        (2e5, "200 k"),
+    ],
+)
+def test_si_prefixes_keep_three_figures(value, text):
+    assert readable.format_si(value) == text
+
+
+def test_a_readable_table_joins_mean_and_interval_and_names_units():
+    shown = readable.readable(result())
+    assert shown.columns.tolist() == [
+        "model", "n", "test bits per byte [95% t interval]", "parameters", "training FLOPs", "weights",
+        "training time (s)", "learning rate", "rank",
+    ]  # fmt: skip
+    assert shown.iloc[0].tolist() == [
+        "transformer", "3", "2.90 [2.65, 3.15]", "430,785", "2.21e13", "1.72 MB", "46.1", "0.0003", "1",
+    ]  # fmt: skip
+    assert shown.iloc[3].tolist() == ["unigram", "", "4.80", "", "", "", "", "", ""]
+
+
+def test_a_result_table_survives_csv():
+    import io
+
+    again = pd.read_csv(io.StringIO(result().to_csv(index=False)))
+    assert readable.is_result(again)
+    assert readable.readable(again).equals(readable.readable(result()))
+
+
+def test_the_terminal_table_fits_its_width_and_loses_no_column():
+    wide, narrow = readable.as_text(result(), width=200), readable.as_text(result(), width=60)
+    assert max(map(len, narrow.splitlines())) <= 60
+    for text in ("2.90 [2.65, 3.15]", "430,785", "2.21e13", "1.72 MB", "46.1", "0.0003", "unigram"):
+        assert text in wide
+        assert text in narrow
+    assert wide.count("transformer") == 1
+    assert narrow.count("transformer") > 1
+
+
+def test_the_notebook_table_is_the_same_in_every_run_and_marks_best_and_references():
+    html = readable.styled(result(), caption="n = 3").to_html()
+    assert html == readable.styled(result(), caption="n = 3").to_html()
+    assert "font-weight: bold" in html
+    assert "font-style: italic" in html
+    assert "n = 3</caption>" in html
+
+
+# ------------------------------------------------------------------ as files
+
+
+def test_latex_has_booktabs_rules_and_a_rule_above_the_references():
+    lines = to_latex(result()).splitlines()
+    assert lines[:2] == [r"\begin{tabular}{lrrrrrrrr}", r"\toprule"]
+    rules = [i for i, line in enumerate(lines) if line == r"\midrule"]
+    assert [lines[i + 1].split(" & ")[0] for i in rules] == ["transformer", "n-gram order 4"]
+    assert r"2.90 [2.65, 3.15] & 430,785 & 2.21e13 & 1.72 MB & 46.1 & 0.0003 & 1 \\" in lines[rules[0] + 1]
+    assert r"\shortstack[r]{test bits per byte\\{}[95\% t interval]}" in lines[2]
+
+
+def test_latex_signs_are_escaped():
+    assert escape_latex("a_b & 5% − $x") == r"a\_b \& 5\% $-$ \$x"
+    assert escape_latex("\\^~<") == r"\textbackslash{}\textasciicircum{}\textasciitilde{}\textless{}"
+
+
+def test_saved_tables_keep_all_digits(tmp_path):
+    csv, tex, stamp = save_table(result(), tmp_path, "results", stamp=STAMP, caption="Losses.")
+    assert np.array_equal(pd.read_csv(csv)["95% low"], result()["95% low"], equal_nan=True)
+    assert tex.read_text() == to_latex(result())
+    assert '"caption": "Losses."' in stamp.read_text()
+    before = csv.read_bytes()
+    save_table(result(), tmp_path, "results", stamp=STAMP, caption="Losses.")
+    assert csv.read_bytes() == before
+
+
+def test_tables_and_figures_need_no_torch():
+    code = (
+        "import sys; import lmbench.analysis.figures, lmbench.analysis.export, lmbench.analysis.readable; "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
