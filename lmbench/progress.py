@@ -49,7 +49,9 @@ class Progress:
             from rich.progress import Progress as Bar
 
             columns = (BarColumn(), TextColumn("{task.completed:.1f}/{task.total:.0f} {task.description}"))
-            self._bar = Bar(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
+            self._bar = Bar(
+                *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)
+            )
             self._bar.start()
             self._bar.add_task(self.unit, total=self.total)
         return self
@@ -67,7 +69,9 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done, description=f"{self.unit} {what}")
         if self._display is not None:
-            left = f", about {seconds / done * (self.total - done):.0f} s left" if 0 < done < self.total else ""
+            left = (
+                f", about {seconds / done * (self.total - done):.0f} s left" if 0 < done < self.total else ""
+            )
             text = f"{done:.1f} of {self.total:g} {self.unit} in {seconds:.0f} s{left} {what}"
             self._display.update({"text/plain": text.rstrip()}, raw=True)
         target = os.environ.get("LMBENCH_PROGRESS_FILE")

@@ -14,9 +14,18 @@ from typing import Any
 import pandas as pd
 
 ROW_COLUMNS = {
-    "evaluation": "str", "step": "int64", "tokens": "int64", "flops": "float64", "seconds": "float64",
-    "split": "str", "task": "str", "level": "str", "metric": "str", "value": "float64", "n": "int64",
-}  # fmt: skip
+    "evaluation": "str",
+    "step": "int64",
+    "tokens": "int64",
+    "flops": "float64",
+    "seconds": "float64",
+    "split": "str",
+    "task": "str",
+    "level": "str",
+    "metric": "str",
+    "value": "float64",
+    "n": "int64",
+}
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -99,14 +108,30 @@ class Records:
             config, env = flatten(record["run"]["config"]), record["env"]
             table.append(
                 {
-                    "run": digest, "kind": record["run"]["kind"], "label": record["run"]["label"],
+                    "run": digest,
+                    "kind": record["run"]["kind"],
+                    "label": record["run"]["label"],
                     "task": config.get("task.corpus", config.get("task.kind")),
-                    "protocol": config.get("protocol.kind"), "steps": config.get("steps"),
-                    "init_seed": config.get("init_seed"), "device": env.get("device"),
-                    "seconds": env.get("wall_seconds"), "finished": env.get("finished"),
+                    "protocol": config.get("protocol.kind"),
+                    "steps": config.get("steps"),
+                    "init_seed": config.get("init_seed"),
+                    "device": env.get("device"),
+                    "seconds": env.get("wall_seconds"),
+                    "finished": env.get("finished"),
                 }
-            )  # fmt: skip
-        columns = ["run", "kind", "label", "task", "protocol", "steps", "init_seed", "device", "seconds", "finished"]
+            )
+        columns = [
+            "run",
+            "kind",
+            "label",
+            "task",
+            "protocol",
+            "steps",
+            "init_seed",
+            "device",
+            "seconds",
+            "finished",
+        ]
         return pd.DataFrame(table, columns=columns)
 
 

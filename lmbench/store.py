@@ -100,15 +100,25 @@ class Store(Records):
         return folder
 
     def finish(
-        self, digest: str, *, run: dict[str, Any], env: dict[str, Any], rows: pd.DataFrame, items: pd.DataFrame
+        self,
+        digest: str,
+        *,
+        run: dict[str, Any],
+        env: dict[str, Any],
+        rows: pd.DataFrame,
+        items: pd.DataFrame,
     ) -> None:
         """Write the record's files and, last of all, `done` with their sizes and hashes."""
         folder = self.folder(digest)
         write_json(folder / "run.json", run)
-        write_json(folder / "env.json", env | {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+        write_json(
+            folder / "env.json", env | {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        )
         write_atomically(folder / "rows.parquet", _parquet(rows.astype(ROW_COLUMNS)))
         write_atomically(folder / "items.parquet", _parquet(items))
-        files = {path.name: _stamp(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
+        files = {
+            path.name: _stamp(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")
+        }
         write_json(folder / "done", {"schema": SCHEMA, "files": files})
 
     def discard(self, digest: str) -> None:
@@ -162,7 +172,7 @@ class Store(Records):
         return [problem for folder in folders for problem in _check(folder)]
 
     def prune(self, *, unfinished: bool = True, damaged: bool = False, dry_run: bool = False) -> list[str]:
-        """Delete unfinished (and, if asked, damaged) folders that nobody is writing; returns their digests."""
+        """Delete unfinished (if asked, damaged) folders that nobody is writing; returns their digests."""
         removed = []
         for name in sorted({problem.digest for problem in self.verify()}):
             if not (unfinished if not self.has(name) else damaged):

@@ -95,7 +95,15 @@ def test_replace_validates():
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("3", 3), ("3e-4", 3e-4), ("true", True), ("ptb", "ptb"), ('"3"', "3"), ("[1, 2]", [1, 2]), ("0.5", 0.5)],
+    [
+        ("3", 3),
+        ("3e-4", 3e-4),
+        ("true", True),
+        ("ptb", "ptb"),
+        ('"3"', "3"),
+        ("[1, 2]", [1, 2]),
+        ("0.5", 0.5),
+    ],
 )
 def test_command_line_values_are_toml_and_bare_words_are_strings(text, value):
     assert parse_value(text) == value

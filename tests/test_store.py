@@ -46,9 +46,17 @@ def test_a_folder_without_done_is_not_a_result(tmp_path):
 
 def test_frame_joins_rows_with_their_config_and_device(tmp_path):
     frame = filled(tmp_path).frame()
-    assert frame.loc[0, ["run", "label", "model.kind", "model.d_ff", "steps", "device", "value"]].tolist() == [
-        DIGEST, "mlp", "mlp", 8, 3, "cpu: test", 1.5,
-    ]  # fmt: skip
+    assert frame.loc[
+        0, ["run", "label", "model.kind", "model.d_ff", "steps", "device", "value"]
+    ].tolist() == [
+        DIGEST,
+        "mlp",
+        "mlp",
+        8,
+        3,
+        "cpu: test",
+        1.5,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,9 @@ def test_a_window_model_gets_the_tokens_before_the_first_and_minus_one_before_th
 def test_equal_data_seeds_give_equal_batches_whatever_the_number_of_steps(data):
     short, long = run_on(data, steps=5, data_seed=3), run_on(data, steps=50, data_seed=3)
     for step in range(5):
-        assert torch.equal(data.sampler(short, view())(step).tokens_BT, data.sampler(long, view())(step).tokens_BT)
+        assert torch.equal(
+            data.sampler(short, view())(step).tokens_BT, data.sampler(long, view())(step).tokens_BT
+        )
     assert not np.array_equal(draw(3, 5, 4, 1000), draw(4, 5, 4, 1000))
 
 

@@ -65,7 +65,9 @@ def test_gradient_accumulation_gives_the_same_step_in_float64(task):
 
 
 def test_training_lowers_the_loss(task):
-    values = losses(train(small_run(task, steps=60, optimizer=make("optimizer", "adamw", lr=3e-3)), device=CPU))
+    values = losses(
+        train(small_run(task, steps=60, optimizer=make("optimizer", "adamw", lr=3e-3)), device=CPU)
+    )
     assert values[-1] < values[0] - 0.5
 
 
@@ -160,9 +162,12 @@ def test_a_run_that_another_process_holds_is_awaited_and_not_trained_twice(task,
 
             store.begin(run.digest)
             store.finish(
-                run.digest, run=record.run_json(), env=record.env_json() | {"engine": "other"},
-                rows=pd.DataFrame(record.rows), items=record.items_frame(),
-            )  # fmt: skip
+                run.digest,
+                run=record.run_json(),
+                env=record.env_json() | {"engine": "other"},
+                rows=pd.DataFrame(record.rows),
+                items=record.items_frame(),
+            )
 
         monkeypatch.setattr("lmbench.training.execute.time.sleep", finish_elsewhere)
         monkeypatch.setattr(
@@ -196,7 +201,9 @@ def test_finished_weights_are_scored_again_without_training(task, tmp_path):
     whole = evaluate_run(run.digest, store=store, device="cpu", protocol=make("protocol", "dense"))
     assert whole[whole["metric"] == "nll"]["n"].item() == 699
     assert len(store.digests()) == 2
-    assert evaluate_run(run.digest, store=store, device="cpu", protocol=make("protocol", "dense")).equals(whole)
+    assert evaluate_run(run.digest, store=store, device="cpu", protocol=make("protocol", "dense")).equals(
+        whole
+    )
 
 
 def test_saved_weights_rebuild_the_model_that_was_tested(task, tmp_path):

@@ -8,16 +8,23 @@ from lmbench.analysis.stats import summarise
 from lmbench.analysis.table import HIGHER_IS_BETTER, References, reference_values
 from lmbench.analysis.verdict import Verdict, reading
 
+NO_PAIRS = pd.DataFrame(columns=["a", "b", "difference", "low", "high", "p", "p_holm", "n"])
 ATTENTION = ("self_attention", "transformer")  # the study's attention models, which a finding speaks of
 
 
 def comparison_reading(
-    runs: pd.DataFrame, *, pairs: pd.DataFrame, references: References, metric: str
+    runs: pd.DataFrame, *, pairs: pd.DataFrame | None, references: References, metric: str
 ) -> str:
-    """Paragraphs about one comparison, from its per-run table (`table.final_table`) alone."""
+    """Paragraphs about one comparison.
+
+    Args:
+        runs: one row per run, from `table.final_table`.
+        pairs: from `stats.paired_differences`; None where one model stands alone.
+        metric: the column of `runs` that is compared.
+    """
     return reading(
         summarise(runs, by="label", value=metric),
-        pairs,
+        pairs if pairs is not None else NO_PAIRS,
         label="label",
         unit=METRICS.get(metric, metric),
         references=reference_values(references, metric=metric),

@@ -4,6 +4,7 @@ A sweep is (model, field, values). A regime is how its cells were trained: the p
 protocol, or a dense budget. The findings of the published study are judged per regime.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -84,7 +85,7 @@ def _labelled(results: pd.DataFrame, sweep: str) -> pd.DataFrame:
 def _pairs(sweep: Sweep) -> list[tuple[str, str]]:
     """Neighbouring levels, smaller first."""
     levels = [_written(level) for level in sweep[2]]
-    return list(zip(levels, levels[1:], strict=False))
+    return list(itertools.pairwise(levels))
 
 
 def _findings(results: pd.DataFrame, sweeps: Mapping[str, Sweep]) -> list[str]:

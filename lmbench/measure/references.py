@@ -12,8 +12,8 @@ import torch
 
 from lmbench.config import Config
 from lmbench.measure.predictors import reference_rows
-from lmbench.run import SCHEMA, Predictors
 from lmbench.records import Records
+from lmbench.run import SCHEMA, Predictors
 from lmbench.store import Store
 from lmbench.tasks.base import load_task
 
@@ -33,7 +33,9 @@ def references(
     asked = Predictors(task=task, protocol=protocol, seq_len=context, split=split)
     if not store.has(asked.digest):
         if not isinstance(store, Store):
-            raise ValueError(f"the reference results {store.root} lack the reference predictors {asked.digest}")
+            raise ValueError(
+                f"the reference results {store.root} lack the reference predictors {asked.digest}"
+            )
         _count(asked, store)
     return _table(store.rows(asked.digest))
 
@@ -62,9 +64,12 @@ def _count(asked: Predictors, store: Store) -> None:
         store.begin(asked.digest)
         try:
             run = {
-                "schema": SCHEMA, "kind": asked.kind, "digest": asked.digest, "label": "predictors",
+                "schema": SCHEMA,
+                "kind": asked.kind,
+                "digest": asked.digest,
+                "label": "predictors",
                 "config": asked.to_dict(),
-            }  # fmt: skip
+            }
             env = {"device": None, "torch": torch.__version__, "wall_seconds": time.perf_counter() - started}
             items = pd.DataFrame(columns=["item", "nll", "n", "bytes", "correct", "evaluation", "split"])
             store.finish(asked.digest, run=run, env=env, rows=_rows(asked, table), items=items)
@@ -76,9 +81,14 @@ def _count(asked: Predictors, store: Store) -> None:
 def _rows(asked: Predictors, table: pd.DataFrame) -> pd.DataFrame:
     """The predictors' table as tidy rows."""
     fixed = {
-        "evaluation": "", "step": 0, "tokens": 0, "flops": 0.0, "seconds": 0.0, "split": asked.split,
+        "evaluation": "",
+        "step": 0,
+        "tokens": 0,
+        "flops": 0.0,
+        "seconds": 0.0,
+        "split": asked.split,
         "task": asked.task.kind,
-    }  # fmt: skip
+    }
     out = []
     for row in table.to_dict("records"):
         order = "" if pd.isna(row["order"]) else row["order"]

@@ -69,9 +69,13 @@ class Session:
     def close(self) -> None:
         """Write what this notebook read and made; the last call of a notebook."""
         made = {
-            "notebook": self.notebook, "preset": self.preset, "commit": self._commit, "device": self._device(),
-            "runs": sorted(self.store.used), "written": self._written,
-        }  # fmt: skip
+            "notebook": self.notebook,
+            "preset": self.preset,
+            "commit": self._commit,
+            "device": self._device(),
+            "runs": sorted(self.store.used),
+            "written": self._written,
+        }
         write_json(self.folder / "session.json", made)
 
     def _device(self) -> str:
@@ -81,9 +85,11 @@ class Session:
 
     def _stamp(self) -> export.Stamp:
         return export.Stamp(
-            commit=self._commit, device=self._device(),
-            parameters={"notebook": self.notebook, "preset": self.preset}, digests=tuple(sorted(self.store.used)),
-        )  # fmt: skip
+            commit=self._commit,
+            device=self._device(),
+            parameters={"notebook": self.notebook, "preset": self.preset},
+            digests=tuple(sorted(self.store.used)),
+        )
 
 
 def read_session(folder: Path) -> dict[str, Any]:

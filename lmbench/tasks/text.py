@@ -175,7 +175,7 @@ class TextData(TaskData):
             return len(targets)
         if part.n_bytes_N is None:
             raise ValueError(
-                f"eval_bytes needs a tokenizer that keeps every byte; {self.config.tokenizer.kind!r} loses some"
+                f"eval_bytes needs a tokenizer that keeps every byte; {self.config.tokenizer.kind!r} does not"
             )
         return int(np.searchsorted(np.cumsum(part.n_bytes_N[targets]), protocol.eval_bytes, side="right"))
 

@@ -6,20 +6,19 @@ awaited at the end. This is the place where a faster engine takes over whole gro
 """
 
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 
 from lmbench.config import from_dict
 from lmbench.models.base import ModelConfig
 from lmbench.progress import Progress
+from lmbench.records import Records, write_atomically
 from lmbench.run import Run
-from lmbench.records import Records
 from lmbench.store import Store
 from lmbench.tasks.base import TaskConfig, load_task
 from lmbench.training.loop import Trained, train
@@ -64,8 +63,8 @@ def run_all(
     missing = [digest for digest in sorted(wanted) if not store.has(digest)]
     if missing and not isinstance(store, Store):
         raise ValueError(
-            f"the reference results {store.root} lack {len(missing)} of {len(wanted)} runs, first {missing[0]} "
-            f"({wanted[missing[0]].model.name}); run with store=local to train them"
+            f"the reference results {store.root} lack {len(missing)} of {len(wanted)} runs, first "
+            f"{missing[0]} ({wanted[missing[0]].model.name}); run with store=local to train them"
         )
     if missing:
         where = torch.device(device) if device else default_device()
@@ -110,7 +109,13 @@ def _pass_serial(
 
 
 def _pass_parallel(
-    todo: dict[str, Run], store: Store, device: torch.device, jobs: int, keep_mb: float, bar: Progress, total: int
+    todo: dict[str, Run],
+    store: Store,
+    device: torch.device,
+    jobs: int,
+    keep_mb: float,
+    bar: Progress,
+    total: int,
 ) -> None:
     """The same in `jobs` processes, each with its share of the processor's threads."""
     from joblib import Parallel, delayed
@@ -128,7 +133,9 @@ def _pass_parallel(
             bar.update(total - len(todo), f"finished {label}")
 
 
-def _train_in_worker(data: dict, root: str, device: str, threads: int, jobs: int, keep_mb: float) -> str | None:
+def _train_in_worker(
+    data: dict, root: str, device: str, threads: int, jobs: int, keep_mb: float
+) -> str | None:
     """One run in a worker process; its digest, or None where another process holds it."""
     torch.set_num_threads(threads)
     run, store = from_dict("run", data), Store(Path(root))
@@ -138,7 +145,13 @@ def _train_in_worker(data: dict, root: str, device: str, threads: int, jobs: int
 
 
 def train_into(
-    run: Run, store: Store, device: torch.device, keep_mb: float, on_step: Callable[[int], None], *, jobs: int = 1
+    run: Run,
+    store: Store,
+    device: torch.device,
+    keep_mb: float,
+    on_step: Callable[[int], None],
+    *,
+    jobs: int = 1,
 ) -> bool:
     """Train one run into its folder under its lock; False where another process holds the lock."""
     with store.lock(run.digest) as mine:
@@ -153,7 +166,11 @@ def train_into(
             record = trained.record
             rows = pd.DataFrame(record.rows)
             store.finish(
-                run.digest, run=record.run_json(), env=record.env_json(), rows=rows, items=record.items_frame()
+                run.digest,
+                run=record.run_json(),
+                env=record.env_json(),
+                rows=rows,
+                items=record.items_frame(),
             )
         except BaseException:  # also Ctrl-C: nothing half-written may stay
             store.discard(run.digest)
@@ -167,9 +184,7 @@ def save_weights(trained: Trained, folder: Path, keep_mb: float) -> None:
         size_mb = sum(v.numel() * v.element_size() for v in state.values()) / 1e6
         same = name == "best" and trained.final and weights_hash(state) == weights_hash(trained.final)
         if state and size_mb <= keep_mb and not same:
-            part = folder / f".{name}.{os.getpid()}.part"
-            save_file(state, part)
-            part.replace(folder / f"{name}.safetensors")
+            write_atomically(folder / f"{name}.safetensors", serialize(state))
 
 
 def describe_run(run: Run) -> str:

@@ -45,7 +45,8 @@ def check(run: Run, data: TaskData) -> None:
     """
     if run.model.vocab_size != data.vocab_size:
         raise ValueError(
-            f"model.vocab_size = {run.model.vocab_size}, but {run.task.caption} has {data.vocab_size} token ids"
+            f"model.vocab_size = {run.model.vocab_size}, but {run.task.caption} has "
+            f"{data.vocab_size} token ids"
         )
     if run.batch_size % run.grad_accum:
         raise ValueError(f"grad_accum = {run.grad_accum} does not divide batch_size = {run.batch_size}")
@@ -96,9 +97,7 @@ class _Clock:
         self.started = time.perf_counter()
 
 
-def _fit(
-    trained: Trained, run: Run, data: TaskData, view: View, on_step: Callable[[int], None]
-) -> None:
+def _fit(trained: Trained, run: Run, data: TaskData, view: View, on_step: Callable[[int], None]) -> None:
     """All optimizer steps of a run, with its validations."""
     model, record = trained.model, trained.record
     optimizer, factors = run.optimizer.build(model), run.schedule.factors(run.steps)
@@ -152,7 +151,9 @@ def train_step(
 def summed_loss(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
     """Cross entropy in nats summed over the targets, in float32 or better."""
     logits_BTV = logits_BTV if logits_BTV.dtype == torch.float64 else logits_BTV.float()
-    return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE, reduction="sum")
+    return F.cross_entropy(
+        logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE, reduction="sum"
+    )
 
 
 def autocast(run: Run, device: torch.device) -> contextlib.AbstractContextManager[None]:
@@ -162,11 +163,17 @@ def autocast(run: Run, device: torch.device) -> contextlib.AbstractContextManage
 
 def _score(trained: Trained, run: Run, data: TaskData, view: View, split: str, step: int) -> Scores:
     """Score a split and file the result as an Evaluation of the current weights."""
-    scores = evaluate(trained.model, data, split=split, protocol=run.protocol, view=view, eval_seed=run.eval_seed)
+    scores = evaluate(
+        trained.model, data, split=split, protocol=run.protocol, view=view, eval_seed=run.eval_seed
+    )
     evaluation = Evaluation(
         weights=weights_hash(trained.model.state_dict()),
-        model=run.model, task=run.task, protocol=run.protocol, split=split, eval_seed=run.eval_seed,
-    )  # fmt: skip
+        model=run.model,
+        task=run.task,
+        protocol=run.protocol,
+        split=split,
+        eval_seed=run.eval_seed,
+    )
     trained.record.scores(evaluation, step, scores)
     return scores
 

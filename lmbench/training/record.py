@@ -45,11 +45,19 @@ class RunRecord:
         flops = self.step_flops * sequences / self.run.batch_size
         self.rows.append(
             {
-                "evaluation": evaluation, "step": step, "tokens": sequences * self.targets_per_sequence,
-                "flops": flops, "seconds": self._seconds, "split": split, "task": self.run.task.kind,
-                "level": "", "metric": metric, "value": value, "n": n,
+                "evaluation": evaluation,
+                "step": step,
+                "tokens": sequences * self.targets_per_sequence,
+                "flops": flops,
+                "seconds": self._seconds,
+                "split": split,
+                "task": self.run.task.kind,
+                "level": "",
+                "metric": metric,
+                "value": value,
+                "n": n,
             }
-        )  # fmt: skip
+        )
 
     def first_batch(self, batch: Batch) -> None:
         """Remember what the first batch was, so that paired runs can be shown to be paired."""
@@ -78,7 +86,9 @@ class RunRecord:
         split = "test" if run.test else "valid"
         self.hashes["evaluation_set"] = data.eval_hash(split, run.protocol, eval_seed=run.eval_seed)
         peak, windows = peak_memory(self.device), n_sequences(run, steps)
-        batch = data.sampler(run.replace(steps=1, batch_size=TIMED_EVALUATION_ROWS, epoch_windows=None), view)(0)
+        batch = data.sampler(
+            run.replace(steps=1, batch_size=TIMED_EVALUATION_ROWS, epoch_windows=None), view
+        )(0)
         costs = {
             "parameters": self.n_parameters,
             "weights_bytes": 4 * self.n_parameters,
@@ -102,8 +112,10 @@ class RunRecord:
     def env_json(self) -> dict[str, Any]:
         """Circumstances: what may change the speed or the last bits, and nothing else."""
         return environment(self.device, jobs=self.jobs) | {
-            "engine": "plain", "hashes": self.hashes, "wall_seconds": time.perf_counter() - self._started,
-        }  # fmt: skip
+            "engine": "plain",
+            "hashes": self.hashes,
+            "wall_seconds": time.perf_counter() - self._started,
+        }
 
     def items_frame(self) -> pd.DataFrame:
         """All kept items, an empty table where the run tested nothing."""
@@ -122,8 +134,12 @@ def n_sequences(run: Run, step: int) -> int:
 def describe(config: Config, *, label: str) -> dict[str, Any]:
     """run.json of any record."""
     return {
-        "schema": SCHEMA, "kind": config.kind, "digest": config.digest, "label": label, "config": config.to_dict(),
-    }  # fmt: skip
+        "schema": SCHEMA,
+        "kind": config.kind,
+        "digest": config.digest,
+        "label": label,
+        "config": config.to_dict(),
+    }
 
 
 def weights_hash(state: dict[str, Tensor]) -> str:
@@ -140,13 +156,17 @@ def weights_hash(state: dict[str, Tensor]) -> str:
 
 
 def environment(device: torch.device, *, jobs: int = 1) -> dict[str, Any]:
-    """Versions, device, threads and commit. Seconds on a device that several runs share say so in its name."""
+    """Versions, device, threads and commit; a device that several runs share says so in its name."""
     shared = f", shared by {jobs} runs" if jobs > 1 else ""
     return {
-        "torch": torch.__version__, "python": platform.python_version(), "platform": platform.platform(),
-        "device": device_name(device) + shared, "threads": torch.get_num_threads(), "commit": commit(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device_name(device) + shared,
+        "threads": torch.get_num_threads(),
+        "commit": commit(),
         "load_average": os.getloadavg()[0],
-    }  # fmt: skip
+    }
 
 
 def device_name(device: torch.device) -> str:

@@ -62,9 +62,13 @@ def evaluate_run(
     if task is not None:
         refuse_overlap(run.task.corpus, task.corpus, split=split)
     evaluation = Evaluation(
-        weights=loaded.weights, model=run.model, task=task or run.task, protocol=protocol or run.protocol,
-        split=split, eval_seed=run.eval_seed if eval_seed is None else eval_seed,
-    )  # fmt: skip
+        weights=loaded.weights,
+        model=run.model,
+        task=task or run.task,
+        protocol=protocol or run.protocol,
+        split=split,
+        eval_seed=run.eval_seed if eval_seed is None else eval_seed,
+    )
     known = store.frame([digest])
     if evaluation.digest in set(known["evaluation"]):
         return known[known["evaluation"] == evaluation.digest].reset_index(drop=True)
@@ -84,13 +88,19 @@ def _evaluate_into(evaluation: Evaluation, loaded: Loaded, store: Store, device:
     view = View(seq_len=evaluation.model.seq_len, is_window=evaluation.model.is_window, device=device)
     with store.lock(evaluation.digest) as mine:
         if not mine:
-            raise ValueError(f"evaluation {evaluation.digest} is being made by {store.owner(evaluation.digest)}")
+            raise ValueError(
+                f"evaluation {evaluation.digest} is being made by {store.owner(evaluation.digest)}"
+            )
         store.begin(evaluation.digest)
         try:
             scores = evaluate(
-                loaded.model, data, split=evaluation.split, protocol=evaluation.protocol, view=view,
+                loaded.model,
+                data,
+                split=evaluation.split,
+                protocol=evaluation.protocol,
+                view=view,
                 eval_seed=evaluation.eval_seed,
-            )  # fmt: skip
+            )
             record = RunRecord(loaded.run.replace(task=evaluation.task), loaded.model, device)
             record.scores(evaluation, loaded.run.steps, scores)
             store.finish(

@@ -20,8 +20,8 @@ from lmbench.config import build, unknown
 from lmbench.measure.budget import equal_parameters
 from lmbench.measure.flops import parameters, published_flops, train_flops
 from lmbench.models.base import ModelConfig
-from lmbench.run import Run
 from lmbench.records import ROW_COLUMNS, Records, flatten
+from lmbench.run import Run
 from lmbench.tasks.base import TaskConfig
 from lmbench.training.execute import fit_model, run_all
 from lmbench.training.record import n_sequences
@@ -69,7 +69,8 @@ def plan(
         steps, per_epoch = _steps(draft, equal, amount)
         if steps < MIN_STEPS:
             raise ValueError(
-                f"a budget of {amount:g} {equal} is {steps} steps of {model.name}; raise it or lower batch_size"
+                f"a budget of {amount:g} {equal} is {steps} steps of {model.name}; raise it or lower "
+                "batch_size"
             )
         every = per_epoch if equal == "epochs" else math.ceil(steps / evaluations)
         runs.append(draft.replace(steps=steps, eval_every=every if every < steps else None))
@@ -102,11 +103,15 @@ def plan_table(runs: Sequence[Run]) -> pd.DataFrame:
         flops = train_flops(run.model, readout=readout, sequences=n_windows)
         table.append(
             {
-                "model": label, "parameters": n, "steps": run.steps, "targets": targets,
-                "FLOPs per target": flops / targets, "training FLOPs": flops,
+                "model": label,
+                "parameters": n,
+                "steps": run.steps,
+                "targets": targets,
+                "FLOPs per target": flops / targets,
+                "training FLOPs": flops,
                 "FLOPs as published": published_flops(n, n_windows=n_windows, seq_len=run.model.seq_len),
             }
-        )  # fmt: skip
+        )
     return pd.DataFrame(table)
 
 
@@ -116,9 +121,10 @@ class Tuning:
 
     base: tuple[Run, ...]
     table: pd.DataFrame
-    """One row per model and rate: label, lr, mean valid nll (inf where diverged), n_seeds, chosen, on_edge, extended."""
+    """One row per model and rate: label, lr, mean valid nll (inf where diverged), n_seeds, chosen,
+    on_edge, extended (rates added to the common grid)."""
     trials: pd.DataFrame
-    """One row per tuning run: label, its config as dotted columns, device, nll; empty where a rate was given."""
+    """One row per tuning run: label, config as dotted columns, device, nll; empty where a rate is given."""
 
     @property
     def rates(self) -> dict[str, float]:
@@ -148,7 +154,9 @@ def tune(
     """
     labels = distinct_labels(base)
     if not len(rates) or len(set(labels)) < len(labels):
-        raise ValueError(f"tuning needs rates and distinct models, got rates {list(rates)} and models {labels}")
+        raise ValueError(
+            f"tuning needs rates and distinct models, got rates {list(rates)} and models {labels}"
+        )
     if len(rates) == 1:  # a rate that is given, as by the published study, is not searched for
         given = [{"label": label, "lr": rates[0], "nll": math.nan, "chosen": True} for label in labels]
         table = pd.DataFrame(given).assign(n_seeds=0, on_edge=False, extended=0)
@@ -187,7 +195,11 @@ def _with_rate(run: Run, lr: float) -> Run:
 def _trials_table(trials: dict[tuple[str, float, int], Run], rows: pd.DataFrame) -> pd.DataFrame:
     """One row per tuning run: its config, and its best validation nll, inf where it diverged."""
     best = rows[(rows["split"] == "valid") & (rows["metric"] == "nll")].groupby("run")["value"].min()
-    config = rows.drop(columns=[name for name in ROW_COLUMNS if name in rows]).drop_duplicates("run").set_index("run")
+    config = (
+        rows.drop(columns=[name for name in ROW_COLUMNS if name in rows])
+        .drop_duplicates("run")
+        .set_index("run")
+    )
     records = [
         config.loc[run.digest].to_dict() | {"label": label, "nll": best.get(run.digest, math.inf)}
         for (label, _, _), run in trials.items()
