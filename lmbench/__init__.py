@@ -29,7 +29,7 @@ _PUBLIC = {
     "lmbench.training.study": ("plan", "tune", "fresh", "plan_table"),
     "lmbench.training.rescore": ("evaluate_run",),
     "lmbench.notebook": ("setup",),
-    "lmbench.analysis.table": ("final_table", "result_table"),
+    "lmbench.analysis.table": ("final_table", "leading_references", "result_table"),
     "lmbench.analysis.stats": ("summarise", "paired_differences"),
     "lmbench.analysis.reading": ("comparison_reading",),
 }

@@ -5,9 +5,10 @@ committed form, three files for many records; `store.Store` the folders that run
 written to. Nothing here imports torch, so every table and figure redraws on any laptop.
 """
 
+import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +161,34 @@ class Reference(Records):
     def items(self, digest: str) -> pd.DataFrame:
         table = pd.read_parquet(self.root / "items.parquet", filters=[("run", "==", digest)])
         return table.drop(columns="run")
+
+
+def pack(digests: Iterable[str], sources: Sequence[Records], folder: Path) -> None:
+    """Write records as a committed reference: runs.jsonl, rows.parquet and items.parquet.
+
+    Args:
+        digests: what to pack, each taken from the first of `sources` that has it.
+
+    Raises:
+        ValueError: none of them has a digest.
+    """
+    found: dict[str, Records] = {}
+    for digest in sorted(set(digests)):
+        owners = [source for source in sources if source.has(digest)]
+        if not owners:
+            raise ValueError(f"run {digest} cannot be packed: no store holds it")
+        found[digest] = owners[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({"digest": d} | owner.record(d), sort_keys=True) for d, owner in found.items()]
+    rows = [owner.rows(d).assign(run=d) for d, owner in found.items()]
+    items = [part.assign(run=d) for d, owner in found.items() if len(part := owner.items(d))]
+    write_atomically(folder / "rows.parquet", parquet_bytes(pd.concat(rows, ignore_index=True)))
+    write_atomically(folder / "items.parquet", parquet_bytes(pd.concat(items, ignore_index=True)))
+    # Last: a reference without it is none.
+    write_atomically(folder / "runs.jsonl", ("\n".join(lines) + "\n").encode())
+
+
+def parquet_bytes(frame: pd.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False, compression="zstd")
+    return buffer.getvalue()

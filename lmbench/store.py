@@ -15,20 +15,19 @@ and can be rebuilt at any time.
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from lmbench.records import ROW_COLUMNS, Records, write_atomically, write_json
+from lmbench.records import ROW_COLUMNS, Records, parquet_bytes, write_atomically, write_json
 from lmbench.run import SCHEMA
 
 
@@ -114,8 +113,8 @@ class Store(Records):
         write_json(
             folder / "env.json", env | {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         )
-        write_atomically(folder / "rows.parquet", _parquet(rows.astype(ROW_COLUMNS)))
-        write_atomically(folder / "items.parquet", _parquet(items))
+        write_atomically(folder / "rows.parquet", parquet_bytes(rows.astype(ROW_COLUMNS)))
+        write_atomically(folder / "items.parquet", parquet_bytes(items))
         files = {
             path.name: _stamp(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")
         }
@@ -187,26 +186,8 @@ class Store(Records):
     def write_index(self) -> Path:
         """Rebuild `index.parquet`, a table of all records, from the folders."""
         path = self.root / "index.parquet"
-        write_atomically(path, _parquet(self.list()))
+        write_atomically(path, parquet_bytes(self.list()))
         return path
-
-    def pack(self, digests: Iterable[str], folder: Path, *, items: bool = True) -> None:
-        """Write records as a committed reference: runs.jsonl, rows.parquet and items.parquet."""
-        digests = sorted(set(digests))
-        folder.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps({"digest": d} | self.record(d), sort_keys=True) for d in digests]
-        write_atomically(folder / "runs.jsonl", ("\n".join(lines) + "\n").encode())
-        rows = pd.concat([self.rows(d).assign(run=d) for d in digests], ignore_index=True)
-        write_atomically(folder / "rows.parquet", _parquet(rows))
-        if items:
-            table = pd.concat([self.items(d).assign(run=d) for d in digests], ignore_index=True)
-            write_atomically(folder / "items.parquet", _parquet(table))
-
-
-def _parquet(frame: pd.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False, compression="zstd")
-    return buffer.getvalue()
 
 
 def _stamp(path: Path) -> dict[str, Any]:

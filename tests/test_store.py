@@ -8,7 +8,7 @@ import sys
 import pandas as pd
 import pytest
 
-from lmbench.records import ROW_COLUMNS, Reference, flatten, write_atomically
+from lmbench.records import ROW_COLUMNS, Reference, flatten, pack, write_atomically
 from lmbench.store import Store
 
 DIGEST = "0123456789abcdef"
@@ -122,7 +122,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_part(tmp_path, monkeypa
 
 def test_a_packed_reference_reads_like_the_store_and_cannot_be_written(tmp_path):
     store = filled(tmp_path / "a")
-    store.pack([DIGEST], tmp_path / "ref")
+    pack([DIGEST], [store], tmp_path / "ref")
     reference = Reference(tmp_path / "ref")
     pd.testing.assert_frame_equal(reference.frame(), store.frame())
     pd.testing.assert_frame_equal(reference.items(DIGEST), store.items(DIGEST))

@@ -140,7 +140,7 @@ def test_reference_predictors_are_named_by_order_and_by_smoothing_where_there_ar
     found = table.reference_values(predictors, metric="bits_per_byte")
     assert found == {"uniform": 6.0, "n-gram order 2": 2.9, "n-gram order 4": 2.4}
     predictors.loc[2, "smoothing"] = "kneser_ney"
-    assert "n-gram order 4 (kneser_ney)" in table.reference_values(predictors, metric="bits_per_byte")
+    assert "n-gram order 4 (Kneser-Ney)" in table.reference_values(predictors, metric="bits_per_byte")
 
 
 def test_a_result_table_refuses_to_mix_devices_in_time_columns():

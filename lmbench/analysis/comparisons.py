@@ -17,11 +17,12 @@ FACTORS = {
     "model.n_head": "attention heads", "model.n_layer": "layers", "model.positions": "position encoding",
     "steps": "optimizer steps", "batch_size": "sequences per step",
 }  # fmt: skip
-# Protocols are not models: they have their own two looks, black and mid-grey.
-_PROTOCOLS = {
-    "dense": {"color": "#111111", "marker": "o", "linestyle": "-"},
-    "last_token": {"color": "#7a7a7a", "marker": "s", "linestyle": (0, (5, 2))},
-}
+# Regimes are not models: they have their own looks, from black to light grey.
+_REGIMES = (
+    {"color": "#111111", "marker": "o", "linestyle": "-"},
+    {"color": "#6a6a6a", "marker": "s", "linestyle": (0, (5, 2))},
+    {"color": "#a3a3a3", "marker": "^", "linestyle": (0, (1, 1.2))},
+)
 
 
 def paired_differences(
@@ -103,22 +104,26 @@ def sweep_panel(
     factor: str,
     *,
     metric: str = "nll",
+    by: str = "protocol.kind",
     published: Mapping[Any, float] | None = None,
+    published_in: str = "last_token",
     split: str = "test",
 ) -> chart.Chart:
-    """Value against the levels of one factor, a line a protocol; published values are hollow diamonds.
+    """Value against the levels of one factor, a line a regime; published values are hollow diamonds.
 
     Args:
-        table: one row per run, columns `factor`, protocol.kind, `metric`.
+        table: one row per run, columns `factor`, `by`, `metric`.
         factor: a config column such as "model.n_layer"; numbers are sorted, names keep their order.
-        published: level to published value.
+        by: column that tells at most three ways of training apart.
+        published: level to published value of one seed.
+        published_in: the way of training in which it was published.
 
     Raises:
-        ValueError: no runs, no such column, a published level that the table lacks.
+        ValueError: no runs, no such column, a published level that the table lacks, too many regimes.
     """
     from lmbench.analysis.stats import summarise
 
-    for column in (factor, "protocol.kind", metric):
+    for column in (factor, by, metric):
         require(table, column)
     levels = list(dict.fromkeys(table[factor]))
     is_number = pd.api.types.is_numeric_dtype(table[factor])
@@ -127,34 +132,31 @@ def sweep_panel(
     lost = [level for level in published or {} if level not in places]
     if lost:
         raise ValueError(f"published value for {factor} = {lost[0]!r}, which was not run; levels: {levels}")
-    points = summarise(table, by=["protocol.kind", factor], value=metric)
-    protocols = [name for name in _PROTOCOLS if name in set(points["protocol.kind"])]
+    points = summarise(table, by=[by, factor], value=metric)
+    regimes = list(dict.fromkeys(points[by]))
+    if len(regimes) > len(_REGIMES):
+        raise ValueError(f"{by} has {len(regimes)} values; a sweep figure shows at most {len(_REGIMES)}")
+    # Side by side, so that one regime's interval does not hide the other's.
+    shifts = {regime: 0.09 * (i - (len(regimes) - 1) / 2) for i, regime in enumerate(regimes)}
     with style.context():
-        fig, (ax,) = chart.new(width=style.COLUMN_WIDTH, height=2.2)
-        for i, protocol in enumerate(protocols):
-            curve = points[points["protocol.kind"] == protocol].sort_values(
-                factor, key=lambda c: c.map(places)
-            )
-            # Side by side, so that one protocol's interval does not hide the other's.
-            x = curve[factor].map(places) + 0.08 * (i - (len(protocols) - 1) / 2)
-            ax.errorbar(
-                x, curve["mean"], yerr=axes.errors(curve), **axes.ERROR_BAR, **_PROTOCOLS[protocol],
-                label=f"{protocol} protocol",
-            )  # fmt: skip
-        handles = [Line2D([], [], **_PROTOCOLS[name], label=f"{name} protocol") for name in protocols]
+        fig, (ax,) = chart.new(width=style.COLUMN_WIDTH, height=2.4)
+        handles = []
+        for regime, look in zip(regimes, _REGIMES, strict=False):
+            curve = points[points[by] == regime].sort_values(factor, key=lambda c: c.map(places))
+            x = curve[factor].map(places) + shifts[regime]
+            ax.errorbar(x, curve["mean"], yerr=axes.errors(curve), **axes.ERROR_BAR, **look)
+            handles.append(Line2D([], [], **look, label=str(regime)))
         if published:
             hollow = {"linestyle": "", "marker": "D", "ms": 5.5, "mfc": "none", "mec": "#D55E00", "mew": 1.1}
-            at = 0.08 if len(protocols) > 1 else 0.0
-            ax.plot([places[level] + at for level in published], list(published.values()), zorder=3, **hollow)
-            handles.append(Line2D([], [], label="published (1 seed)", **hollow))
+            at = [places[level] + shifts.get(published_in, 0.0) for level in published]
+            ax.plot(at, list(published.values()), zorder=3, **hollow)
+            handles.append(Line2D([], [], label="as published (1 seed)", **hollow))
         ax.set_xticks(range(len(levels)), [f"{level:g}" if is_number else str(level) for level in levels])
         ax.set_xlim(-0.4, len(levels) - 0.6)
         ax.margins(y=0.12)
         ax.set_xlabel(FACTORS.get(factor, factor.rpartition(".")[2].replace("_", " ")))
         ax.set_ylabel(f"{split} {METRICS.get(metric, metric)}")
         chart.add_legend(fig, handles)
-        said = "; ".join(
-            f"{row['protocol.kind']} {row[factor]}: {row['mean']:.3g}" for row in points.to_dict("records")
-        )
-        caption = f"Means over seeds. {provenance(table, by=['protocol.kind', factor])}"
+        said = "; ".join(f"{row[by]} {row[factor]}: {row['mean']:.3g}" for row in points.to_dict("records"))
+        caption = f"Means over seeds. {provenance(table, by=[by, factor])}"
         return chart.finish(fig, caption=caption, alt=f"{metric} by {factor}: {said}.")

@@ -25,6 +25,7 @@ def training_curves(
     metric: str = "bits_per_byte",
     splits: Sequence[str] = ("valid",),
     references: References = None,
+    ceiling: float | None = None,
 ) -> chart.Chart:
     """Loss during training: mean over seeds with a band of the t interval.
 
@@ -32,6 +33,8 @@ def training_curves(
         rows: tidy rows of runs (`Store.frame`), with columns label, step, split, metric, value and `x`.
         x: "flops", "tokens" or "seconds" (log axis; what lies at 0 is left out) or "step" (linear).
         splits: the first is drawn in full, the others thin, pale and without a band.
+        ceiling: losses above it, such as that of a uniform guess, are cut off; None shows all. The
+            first steps of a run can be ten times worse than chance and would flatten all the rest.
 
     Raises:
         ValueError: no rows of that metric and split, or seconds of several devices.
@@ -75,10 +78,13 @@ def training_curves(
         ax.set_ylabel(f"{splits[0]} {METRICS.get(metric, metric)}")
         chart.add_legend(fig, chart.legend_handles(looks))
         main = points[points["split"] == splits[0]]
+        if ceiling is not None:
+            ax.set_ylim(top=min(ceiling, ax.get_ylim()[1]))
         axes.show_references(
             [ax], reference_values(references, metric=metric), **axes.value_range(main, points["mean"])
         )
         others = f" Thin lines: {' and '.join(splits[1:])}." if len(splits) > 1 else ""
+        others += f" Losses above {ceiling:.3g}, a uniform guess, are cut off." if ceiling is not None else ""
         lost = f" {n_lost} diverged and end early." if n_lost else ""
         source = provenance(rows.drop_duplicates("run"), by=["label"])
         caption = f"Lines are means over seeds, bands their intervals.{others}{lost} {source}"

@@ -12,9 +12,14 @@ import pandas as pd
 
 from lmbench.analysis.table import refuse_mixed_devices
 
+TOLERANCE = 0.02  # costs that differ by less are equal: budgets are met to a whole optimizer step
 
-def pareto_front(frame: pd.DataFrame, *, cost: str, loss: str) -> pd.DataFrame:
+
+def pareto_front(frame: pd.DataFrame, *, cost: str, loss: str, tolerance: float = TOLERANCE) -> pd.DataFrame:
     """The rows of `frame` on the front, from cheapest to dearest; lower is better in both.
+
+    Costs within a relative `tolerance` count as equal; without it, models of one FLOP budget would
+    all stand on the front because each missed it by another fraction of a step.
 
     Rows that tie in both stand together, on the front or off it. Costs that depend on the
     machine are compared on one only: a column `device` must then hold a single value.
@@ -22,16 +27,18 @@ def pareto_front(frame: pd.DataFrame, *, cost: str, loss: str) -> pd.DataFrame:
     Raises:
         ValueError: a missing column, no rows, a value that is not finite, several devices.
     """
-    return frame[_is_on_front(frame, cost=cost, loss=loss)].sort_values([cost, loss], kind="stable")
+    return frame[_is_on_front(frame, cost=cost, loss=loss, tolerance=tolerance)].sort_values(
+        [cost, loss], kind="stable"
+    )
 
 
 def front_membership(frame: pd.DataFrame, *, label: str, costs: Sequence[str], loss: str) -> pd.DataFrame:
     """For each row of `frame`, on which fronts it lies: its label and one boolean column a cost."""
-    found = {cost: _is_on_front(frame, cost=cost, loss=loss) for cost in costs}
+    found = {cost: _is_on_front(frame, cost=cost, loss=loss, tolerance=TOLERANCE) for cost in costs}
     return pd.DataFrame({label: frame[label].to_numpy(), **found})
 
 
-def _is_on_front(frame: pd.DataFrame, *, cost: str, loss: str) -> np.ndarray:
+def _is_on_front(frame: pd.DataFrame, *, cost: str, loss: str, tolerance: float) -> np.ndarray:
     for name in (cost, loss):
         if name not in frame:
             raise ValueError(f"the table has no column {name!r}; it has {', '.join(map(str, frame))}")
@@ -43,6 +50,6 @@ def _is_on_front(frame: pd.DataFrame, *, cost: str, loss: str) -> np.ndarray:
     refuse_mixed_devices(frame, [cost])
     c, x = frame[cost].to_numpy(float), frame[loss].to_numpy(float)
     # beats[i, j]: i is nowhere worse than j and somewhere better. Tables have tens of rows, not thousands.
-    no_worse = (c[:, None] <= c) & (x[:, None] <= x)
-    better = (c[:, None] < c) | (x[:, None] < x)
+    no_worse = (c[:, None] <= c * (1 + tolerance)) & (x[:, None] <= x)
+    better = (c[:, None] * (1 + tolerance) < c) | (x[:, None] < x)
     return ~(no_worse & better).any(axis=0)

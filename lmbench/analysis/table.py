@@ -26,6 +26,12 @@ REPORTED_COSTS = (
     "tokens_per_second",
 )
 
+SMOOTHINGS = {
+    "witten_bell": "Witten-Bell",
+    "kneser_ney": "Kneser-Ney",
+    "modified_kneser_ney": "modified Kneser-Ney",
+}
+
 References = Mapping[str, float] | pd.DataFrame | None
 
 
@@ -132,11 +138,25 @@ def reference_values(references: References, *, metric: str) -> dict[str, float]
     return {str(name): float(value) for name, value in references.items()}
 
 
+def leading_references(references: pd.DataFrame, *, metric: str) -> pd.DataFrame:
+    """What a figure has room for: unigram, the best n-gram of each smoothing, the best compressor.
+
+    The table beside the figure lists all of them.
+    """
+    require(references, metric)
+    rows = references.dropna(subset=metric)
+    ngrams = rows["predictor"] == "ngram"
+    best = rows[ngrams].groupby("smoothing", sort=False)[metric].idxmin()
+    others = rows[~ngrams & ~rows["predictor"].isin(["uniform", "unigram"])]
+    keep = [*best, *others.nsmallest(1, metric).index, *rows.index[rows["predictor"] == "unigram"]]
+    return rows.loc[keep]
+
+
 def _predictor_name(row: Mapping[str, object], *, several: bool) -> str:
     """`n-gram order 4`, with its smoothing where `several` are compared; else the predictor's own name."""
     if row["predictor"] != "ngram":
         return str(row["predictor"])
-    return f"n-gram order {row['order']}" + (f" ({row['smoothing']})" if several else "")
+    return f"n-gram order {row['order']}" + (f" ({SMOOTHINGS[row['smoothing']]})" if several else "")
 
 
 # ------------------------------------------------------------------ what a table must hold

@@ -37,17 +37,29 @@ def notebook(
     out: Annotated[
         Path | None, typer.Option(help="The executed notebook; results/notebooks/... if left out.")
     ] = None,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Into results/reference, with the records that it read.")
+    ] = False,
     timeout: Timeout = None,
 ) -> None:
     """Execute one notebook; the runs that are finished are reused."""
     from lmbench.errors import NotebookFailed
     from lmbench.notebook import prepare
+    from lmbench.notebook.publish import publish as pack_records
+    from lmbench.notebook.publish import published
 
+    if publish and (out or store != "local"):
+        raise ValueError(
+            "--publish writes what the local store holds to results/reference; leave out --out and --store"
+        )
     job = prepare(name, preset=preset, parameters=parse_assignments(p or []), store=store, out=out)
+    job = published(job) if publish else job
     (state,) = _run([job], engine="local", workers=1, timeout=timeout, repeat=True)
     if state.status == "failed":
         raise NotebookFailed(state.message)
     _show_result(job)
+    if publish:
+        show.line(f"records: {pack_records(job.notebook)}")
 
 
 def batch(

@@ -6,6 +6,7 @@ from lmbench.config import unknown
 from lmbench.home import results
 from lmbench.notebook.find import find
 from lmbench.notebook.job import STORES
+from lmbench.notebook.publish import reference_folder
 from lmbench.notebook.session import Session
 from lmbench.records import Reference
 from lmbench.store import Store
@@ -27,7 +28,7 @@ def setup(notebook: str, *, preset: str = "smoke", store: str = "local") -> Sess
         raise ValueError(unknown("store", store, STORES))
     name = find(notebook)
     _show(circumstances())
-    records = Store(results()) if store == "local" else Reference(results() / "reference" / name)
+    records = Store(results()) if store == "local" else Reference(reference_folder(name))
     return Session(name, preset=preset, store=records)
 
 

@@ -1,0 +1,39 @@
+"""Making committed results: the records behind the executed notebooks of `results/reference/<name>`."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from lmbench.home import results
+from lmbench.notebook.job import Job
+from lmbench.notebook.session import read_session
+from lmbench.records import Records, Reference, pack
+from lmbench.store import Store
+
+
+def reference_folder(notebook: str) -> Path:
+    """Where the committed results of a notebook lie."""
+    return results() / "reference" / notebook
+
+
+def published(job: Job) -> Job:
+    """The same execution with its copy, tables and figures going to the reference."""
+    return replace(job, target=reference_folder(job.notebook) / job.target.name)
+
+
+def publish(notebook: str) -> Path:
+    """Pack every record that the notebook's executed reference copies read; returns the folder.
+
+    Records of copies that were made on another machine are kept from the earlier reference.
+
+    Raises:
+        ValueError: no executed copy, or a record that neither the store nor the reference holds.
+    """
+    folder = reference_folder(notebook)
+    sessions = [read_session(path.parent) for path in sorted(folder.glob("*/session.json"))]
+    if not sessions:
+        raise ValueError(f"{folder} holds no executed notebook to publish")
+    sources: list[Records] = [Store(results())]
+    if (folder / "runs.jsonl").is_file():
+        sources.append(Reference(folder))
+    pack((digest for session in sessions for digest in session["runs"]), sources, folder)
+    return folder
