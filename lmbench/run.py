@@ -148,6 +148,16 @@ class Predictors(Config):
     """Of `measure.ngram`; the second is the stronger, the first the better known."""
 
 
+class Speed(Config):
+    """Seconds that an optimizer step of a run takes, on the device that env.json names."""
+
+    role: ClassVar[str] = "run"
+    kind: ClassVar[Literal["speed"]] = "speed"
+
+    run: one_of("run")
+    """What is timed; its steps do not matter."""
+
+
 # ------------------------------------------------------------------ from key=value pairs
 
 _PARTS = ("model", "task", "protocol", "optimizer", "schedule")

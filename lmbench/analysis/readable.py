@@ -5,6 +5,7 @@ notebook, `as_text` in a terminal. A mean is written with its interval, to the d
 the interval's half-width has its second figure, the same in all rows of a table.
 """
 
+import hashlib
 import io
 import math
 from typing import Any
@@ -149,7 +150,9 @@ def styled(table: pd.DataFrame, *, caption: str = "") -> Any:
         ]
     )
     # The id is random otherwise, and an executed notebook would differ on every run.
-    shown = shown.set_uuid("lmbench")
+    # A page holds many tables; equal names would make them share their row styles.
+    name = hashlib.sha256((caption + text.to_csv()).encode()).hexdigest()[:8]
+    shown = shown.set_uuid(f"lmbench_{name}")
     return shown.set_caption(caption) if caption else shown
 
 

@@ -81,7 +81,7 @@ class Session:
     def _device(self) -> str:
         """The devices of the runs read so far."""
         devices = {self.store.record(digest)["env"].get("device") for digest in self.store.used}
-        return ", ".join(sorted(device for device in devices if device)) or "none"
+        return "; ".join(sorted(device for device in devices if device))
 
     def _stamp(self) -> export.Stamp:
         return export.Stamp(

@@ -106,7 +106,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _joined(stamps: list[dict[str, Any]], key: str) -> str:
-    return ", ".join(sorted({str(stamp[key]) for stamp in stamps if stamp.get(key)}))
+    return "; ".join(sorted({str(stamp[key]) for stamp in stamps if stamp.get(key)}))
 
 
 def _title(notebook: Any) -> str:

@@ -18,7 +18,7 @@ _CSS = """
 :root { color-scheme: light; --ink: #1d1d1d; --dim: #595959; --line: #d4d4d4; --soft: #f6f6f4;
   --link: #00539c; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1.25rem 4rem; max-width: 60rem; background: #fff; color: var(--ink);
+body { margin: 0 auto; padding: 1.5rem 1.25rem 4rem; max-width: 66rem; background: #fff; color: var(--ink);
   font: 1rem/1.55 Charter, "Bitstream Charter", Georgia, "Liberation Serif", serif; }
 h1, h2, h3, table, summary, button, nav, dl { font-family: system-ui, "Liberation Sans", Arial, sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 1rem 0; }

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from lmbench.config import build, unknown
 from lmbench.measure.budget import equal_parameters
@@ -23,10 +24,11 @@ from lmbench.models.base import ModelConfig
 from lmbench.records import ROW_COLUMNS, Records, flatten
 from lmbench.run import Run
 from lmbench.tasks.base import TaskConfig
-from lmbench.training.execute import fit_model, run_all
+from lmbench.training.execute import default_device, fit_model, run_all
 from lmbench.training.record import n_sequences
+from lmbench.training.speed import seconds_per_step
 
-EQUAL = ("flops", "tokens", "parameters", "epochs")
+EQUAL = ("flops", "tokens", "parameters", "bytes", "seconds", "epochs")
 TUNING_SEED = 1000  # first of the seeds that rates are chosen on; results are reported on others
 MIN_STEPS = 2  # fewer optimizer steps are no training
 
@@ -38,6 +40,8 @@ def plan(
     equal: str,
     budget: float | Sequence[float],
     evaluations: int = 1,
+    store: Records | None = None,
+    device: str | None = None,
     **settings: Any,
 ) -> list[Run]:
     """One Run per model under an equal budget; learning rates and seeds are set later.
@@ -45,10 +49,14 @@ def plan(
     Args:
         equal: "flops": every model trains for `budget` counted training FLOPs; "tokens": for
             `budget` targets; "parameters": the same, after all models were resized to the
-            parameter count of the last one; "epochs": for `budget` epochs of `epoch_windows`.
+            parameter count of the last one, which at one precision is also equal "bytes";
+            "seconds": for `budget` seconds at the speed measured here; "epochs": for `budget`
+            epochs of `epoch_windows`.
         budget: one number, or one per model (the published study's unequal epochs).
         evaluations: validations per run, equally spaced, the last at the end; with "epochs"
             there is one after each.
+        store: keeps the measured speeds; only "seconds" needs it.
+        device: where speed is measured; None is as in `run_all`.
         settings: further fields of `Run` (protocol, batch_size, schedule, ...).
 
     Raises:
@@ -59,14 +67,20 @@ def plan(
     budgets = list(budget) if isinstance(budget, Sequence) else [budget] * len(models)
     if len(budgets) != len(models):
         raise ValueError(f"budget lists {len(budgets)} values for {len(models)} models")
+    if equal == "seconds" and store is None:
+        raise ValueError("a budget of seconds needs a store, which keeps the measured speeds")
     fitted = [fit_model(model, task) for model in models]
-    if equal == "parameters":
+    if equal in ("parameters", "bytes"):
         target = parameters(fitted[-1]).total
         fitted = [equal_parameters(model, target=target).config for model in fitted]
     runs = []
     for model, amount in zip(fitted, budgets, strict=True):
         draft = build(Run, {"model": model, "task": task, "steps": 1} | settings)
-        steps, per_epoch = _steps(draft, equal, amount)
+        if equal == "seconds":
+            where = torch.device(device) if device else default_device()
+            steps, per_epoch = round(amount / seconds_per_step(draft, store=store, device=where)), 0
+        else:
+            steps, per_epoch = _steps(draft, equal, amount)
         if steps < MIN_STEPS:
             raise ValueError(
                 f"a budget of {amount:g} {equal} is {steps} steps of {model.name}; raise it or lower "
