@@ -47,6 +47,11 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
 
+def no_items() -> pd.DataFrame:
+    """The items of a record that has none."""
+    return pd.DataFrame(columns=["item", "nll", "n", "bytes", "correct", "evaluation", "split"])
+
+
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """A nested config as dotted columns; `kind` is kept for parts, `version` is dropped."""
     out: dict[str, Any] = {}

@@ -20,7 +20,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ import pandas as pd
 
 from lmbench.records import ROW_COLUMNS, Records, parquet_bytes, write_atomically, write_json
 from lmbench.run import SCHEMA
+
+POLL_S = 0.5  # between two looks at a record that another process makes
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,30 @@ class Store(Records):
         raise ValueError(f"run {digest} kept no weights (see keep_weights_mb)")
 
     # ------------------------------------------------------------- writing
+
+    @contextlib.contextmanager
+    def claim(self, digest: str) -> Iterator[Path | None]:
+        """Own a record while it is made: yields its empty folder, which `finish` must be called on.
+
+        Yields None where another process owns it, or has finished it since the caller looked. Whatever
+        ends the block early, Ctrl-C included, takes the half-written folder with it.
+        """
+        with self.lock(digest) as mine:
+            if not mine or self.has(digest):
+                yield None
+                return
+            try:
+                yield self.begin(digest)
+            except BaseException:
+                self.discard(digest)
+                raise
+
+    def ensure(self, digest: str, make: Callable[[], None]) -> None:
+        """Call `make`, which claims the record, until this process or another has finished it."""
+        while not self.has(digest):
+            make()
+            if not self.has(digest):
+                time.sleep(POLL_S)
 
     def begin(self, digest: str) -> Path:
         """An empty folder for a record that is about to be made; the caller holds its lock."""

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lmbench.config import make
+from lmbench.data.splits import Split, batch_sizes, draw, sliding_windows, window_starts
 from lmbench.tasks.base import IGNORE, View, load_task
-from lmbench.tasks.text import batch_sizes, draw, sliding_windows, window_starts
 from tests.corpora import text, write_corpus
 
 CPU = torch.device("cpu")
@@ -108,8 +108,6 @@ def test_last_token_scores_the_first_windows(data):
 
 
 def test_windows_never_cross_the_end_of_a_document():
-    from lmbench.tasks.text import Split
-
     two = Split(np.arange(12), None, np.repeat([0, 5], [5, 7]), ((0, 5), (5, 12)))
     assert window_starts(two, 3).tolist() == [0, 1, 5, 6, 7, 8]
     starts, skips = sliding_windows(two, 4, 2)

@@ -12,7 +12,7 @@ import torch
 
 from lmbench.config import Config
 from lmbench.measure.predictors import reference_rows
-from lmbench.records import Records
+from lmbench.records import Records, no_items
 from lmbench.run import SCHEMA, Predictors
 from lmbench.store import Store
 from lmbench.tasks.base import load_task
@@ -36,7 +36,7 @@ def references(
             raise ValueError(
                 f"the reference results {store.root} lack the reference predictors {asked.digest}"
             )
-        _count(asked, store)
+        store.ensure(asked.digest, lambda: _count(asked, store))
     return _table(store.rows(asked.digest))
 
 
@@ -58,24 +58,13 @@ def _count(asked: Predictors, store: Store) -> None:
         n_targets=data.n_targets(asked.split, asked.protocol, asked.seq_len),
         first_target=asked.seq_len if last_only else 1,
     )
-    with store.lock(asked.digest) as mine:
-        if not mine:
+    with store.claim(asked.digest) as folder:
+        if folder is None:
             return  # another process writes the same counts
-        store.begin(asked.digest)
-        try:
-            run = {
-                "schema": SCHEMA,
-                "kind": asked.kind,
-                "digest": asked.digest,
-                "label": "predictors",
-                "config": asked.to_dict(),
-            }
-            env = {"device": None, "torch": torch.__version__, "wall_seconds": time.perf_counter() - started}
-            items = pd.DataFrame(columns=["item", "nll", "n", "bytes", "correct", "evaluation", "split"])
-            store.finish(asked.digest, run=run, env=env, rows=_rows(asked, table), items=items)
-        except BaseException:
-            store.discard(asked.digest)
-            raise
+        run = {"schema": SCHEMA, "kind": asked.kind, "digest": asked.digest, "label": "predictors"}
+        run["config"] = asked.to_dict()
+        env = {"device": None, "torch": torch.__version__, "wall_seconds": time.perf_counter() - started}
+        store.finish(asked.digest, run=run, env=env, rows=_rows(asked, table), items=no_items())
 
 
 def _rows(asked: Predictors, table: pd.DataFrame) -> pd.DataFrame:

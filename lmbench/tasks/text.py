@@ -21,7 +21,6 @@ Legend: B batch, T position, K preceding tokens, N target.
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
@@ -32,6 +31,7 @@ from pydantic import Field, model_validator
 
 from lmbench.config import Config, one_of
 from lmbench.data.corpus import Corpus, fingerprint, load_corpus
+from lmbench.data.splits import Split, batch_sizes, chunks, draw, sliding_windows, window_starts
 from lmbench.data.tokenizer import Tokenizer
 from lmbench.tasks.base import IGNORE, Batch, Scores, TaskConfig, TaskData, View
 
@@ -88,19 +88,6 @@ class Text(TaskConfig):
         swapped = ", train = first 90% of valid and valid = its last 10%" if self.substitute else ""
         capped = f", first {self.train_tokens:,} training tokens" if self.train_tokens else ""
         return f"{corpus} by {self.tokenizer.kind}{swapped}{capped}"
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split as ids: documents end to end."""
-
-    ids_N: np.ndarray
-    n_bytes_N: np.ndarray | None
-    """Bytes of each token; None where the tokenizer loses text."""
-    doc_start_N: np.ndarray
-    """For each position, where its document starts."""
-    bounds: tuple[tuple[int, int], ...]
-    """Start and end of each document."""
 
 
 class TextData(TaskData):
@@ -250,39 +237,7 @@ class TextData(TaskData):
         return hashlib.sha256(body + protocol.digest.encode()).hexdigest()
 
 
-# -------------------------------------------------------------------- windows
-
-
-def window_starts(split: Split, seq_len: int) -> np.ndarray:
-    """Every position from which seq_len tokens and one target lie inside one document."""
-    parts = [np.arange(start, max(start, end - seq_len), dtype=np.int64) for start, end in split.bounds]
-    return np.concatenate(parts)
-
-
-def draw(data_seed: int, steps: int, batch_size: int, n: int) -> np.ndarray:
-    """(steps, batch_size) indices below `n`; a longer run begins with the same batches."""
-    generator = np.random.Generator(np.random.Philox(key=data_seed))
-    return generator.integers(0, n, size=(steps, batch_size), dtype=np.int64)
-
-
-def batch_sizes(run: Config) -> list[int]:
-    """Examples in each batch of an epoch: all full but perhaps the last; one entry without epochs."""
-    if run.epoch_windows is None:
-        return [run.batch_size]
-    full, rest = divmod(run.epoch_windows, run.batch_size)
-    return [run.batch_size] * full + [rest] * (rest > 0)
-
-
-def sliding_windows(split: Split, seq_len: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
-    """Starts of the windows, and how many targets at the front of each were scored before."""
-    starts, skips = [], []
-    for start, end in split.bounds:
-        targets = end - start - 1
-        later = max(0, -(-(targets - seq_len) // stride))  # windows after the first that are needed
-        n = (1 + later) if targets > 0 else 0
-        starts.append(start + stride * np.arange(n, dtype=np.int64))
-        skips.append(np.where(np.arange(n) == 0, 0, seq_len - stride))
-    return np.concatenate(starts), np.concatenate(skips)
+# -------------------------------------------------------------------- batches
 
 
 def gather(
@@ -313,8 +268,3 @@ def drop_after(targets_BT: torch.Tensor, left: int) -> int:
     scored = (flat != IGNORE).nonzero().squeeze(-1)
     flat[scored[left:]] = IGNORE
     return left - len(scored)
-
-
-def chunks(values: np.ndarray, size: int) -> list[np.ndarray]:
-    """Consecutive pieces of `size`, the last one short."""
-    return [values[at : at + size] for at in range(0, len(values), size)]

@@ -19,13 +19,12 @@ from lmbench.models.base import ModelConfig
 from lmbench.progress import Progress
 from lmbench.records import Records, write_atomically
 from lmbench.run import Run
-from lmbench.store import Store
+from lmbench.store import POLL_S, Store
 from lmbench.tasks.base import TaskConfig, load_task
 from lmbench.training.loop import Trained, train
 from lmbench.training.record import weights_hash
 
 KEEP_WEIGHTS_MB = 64.0  # larger weights are not kept unless asked for
-POLL_S = 0.5  # between two looks at runs that another process trains
 log = logging.getLogger(__name__)
 
 
@@ -154,27 +153,19 @@ def train_into(
     jobs: int = 1,
 ) -> bool:
     """Train one run into its folder under its lock; False where another process holds the lock."""
-    with store.lock(run.digest) as mine:
-        if not mine:
-            return False
-        if store.has(run.digest):  # finished by another process since we looked
-            return True
-        folder = store.begin(run.digest)
-        try:
-            trained = train(run, device=device, jobs=jobs, on_step=on_step)
-            save_weights(trained, folder, keep_mb)
-            record = trained.record
-            rows = pd.DataFrame(record.rows)
-            store.finish(
-                run.digest,
-                run=record.run_json(),
-                env=record.env_json(),
-                rows=rows,
-                items=record.items_frame(),
-            )
-        except BaseException:  # also Ctrl-C: nothing half-written may stay
-            store.discard(run.digest)
-            raise
+    with store.claim(run.digest) as folder:
+        if folder is None:
+            return store.has(run.digest)
+        trained = train(run, device=device, jobs=jobs, on_step=on_step)
+        save_weights(trained, folder, keep_mb)
+        record = trained.record
+        store.finish(
+            run.digest,
+            run=record.run_json(),
+            env=record.env_json(),
+            rows=pd.DataFrame(record.rows),
+            items=record.items_frame(),
+        )
     return True
 
 

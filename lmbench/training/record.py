@@ -18,6 +18,7 @@ from lmbench.home import commit
 from lmbench.measure.flops import published_flops, train_flops
 from lmbench.measure.score import tokens_per_second
 from lmbench.models.base import LanguageModel
+from lmbench.records import no_items
 from lmbench.run import SCHEMA, Run
 from lmbench.tasks.base import Batch, Scores, TaskData, View
 
@@ -119,8 +120,7 @@ class RunRecord:
 
     def items_frame(self) -> pd.DataFrame:
         """All kept items, an empty table where the run tested nothing."""
-        columns = ["item", "nll", "n", "bytes", "correct", "evaluation", "split"]
-        return pd.concat(self.items, ignore_index=True) if self.items else pd.DataFrame(columns=columns)
+        return pd.concat(self.items, ignore_index=True) if self.items else no_items()
 
 
 def n_sequences(run: Run, step: int) -> int:

@@ -72,8 +72,7 @@ def evaluate_run(
     known = store.frame([digest])
     if evaluation.digest in set(known["evaluation"]):
         return known[known["evaluation"] == evaluation.digest].reset_index(drop=True)
-    if not store.has(evaluation.digest):
-        _evaluate_into(evaluation, loaded, store, where)
+    store.ensure(evaluation.digest, lambda: _evaluate_into(evaluation, loaded, store, where))
     return store.frame([evaluation.digest])
 
 
@@ -86,30 +85,23 @@ def _evaluate_into(evaluation: Evaluation, loaded: Loaded, store: Store, device:
             f"{data.vocab_size}"
         )
     view = View(seq_len=evaluation.model.seq_len, is_window=evaluation.model.is_window, device=device)
-    with store.lock(evaluation.digest) as mine:
-        if not mine:
-            raise ValueError(
-                f"evaluation {evaluation.digest} is being made by {store.owner(evaluation.digest)}"
-            )
-        store.begin(evaluation.digest)
-        try:
-            scores = evaluate(
-                loaded.model,
-                data,
-                split=evaluation.split,
-                protocol=evaluation.protocol,
-                view=view,
-                eval_seed=evaluation.eval_seed,
-            )
-            record = RunRecord(loaded.run.replace(task=evaluation.task), loaded.model, device)
-            record.scores(evaluation, loaded.run.steps, scores)
-            store.finish(
-                evaluation.digest,
-                run=describe(evaluation, label=evaluation.model.name),
-                env=environment(device) | {"engine": "plain", "hashes": {"weights": loaded.weights}},
-                rows=pd.DataFrame(record.rows),
-                items=scores.items.assign(evaluation=evaluation.digest, split=evaluation.split),
-            )
-        except BaseException:
-            store.discard(evaluation.digest)
-            raise
+    with store.claim(evaluation.digest) as folder:
+        if folder is None:
+            return  # another process makes it
+        scores = evaluate(
+            loaded.model,
+            data,
+            split=evaluation.split,
+            protocol=evaluation.protocol,
+            view=view,
+            eval_seed=evaluation.eval_seed,
+        )
+        record = RunRecord(loaded.run.replace(task=evaluation.task), loaded.model, device)
+        record.scores(evaluation, loaded.run.steps, scores)
+        store.finish(
+            evaluation.digest,
+            run=describe(evaluation, label=evaluation.model.name),
+            env=environment(device) | {"engine": "plain", "hashes": {"weights": loaded.weights}},
+            rows=pd.DataFrame(record.rows),
+            items=scores.items.assign(evaluation=evaluation.digest, split=evaluation.split),
+        )

@@ -12,7 +12,7 @@ import torch
 
 from lmbench.measure.score import true_float32
 from lmbench.models.base import seeded
-from lmbench.records import ROW_COLUMNS, Records
+from lmbench.records import ROW_COLUMNS, Records, no_items
 from lmbench.run import Run, Speed
 from lmbench.store import Store
 from lmbench.tasks.base import View, load_task
@@ -33,7 +33,7 @@ def seconds_per_step(run: Run, *, store: Records, device: torch.device) -> float
     if not store.has(asked.digest):
         if not isinstance(store, Store):
             raise ValueError(f"the reference results {store.root} lack the speed of {run.model.name}")
-        _measure(asked, store, device)
+        store.ensure(asked.digest, lambda: _measure(asked, store, device))
     rows = store.frame([asked.digest])
     measured_on = rows["device"].iloc[0]
     if isinstance(store, Store) and measured_on != device_name(device):
@@ -48,23 +48,16 @@ def _measure(asked: Speed, store: Store, device: torch.device) -> None:
     value = _time_steps(asked.run.replace(steps=WARM_UP_STEPS + TIMED_STEPS, schedule="constant"), device)
     row = dict.fromkeys(ROW_COLUMNS, 0) | {"evaluation": "", "split": "", "task": asked.run.task.kind}
     row |= {"level": "", "metric": "seconds_per_step", "value": value, "n": TIMED_STEPS}
-    with store.lock(asked.digest) as mine:
-        if not mine:
-            raise ValueError(
-                f"the speed of {asked.run.model.name} is being measured by {store.owner(asked.digest)}"
-            )
-        store.begin(asked.digest)
-        try:
-            store.finish(
-                asked.digest,
-                run=describe(asked, label=asked.run.model.name),
-                env=environment(device),
-                rows=pd.DataFrame([row]),
-                items=pd.DataFrame(columns=["item", "nll", "n", "bytes", "correct", "evaluation", "split"]),
-            )
-        except BaseException:
-            store.discard(asked.digest)
-            raise
+    with store.claim(asked.digest) as folder:
+        if folder is None:
+            return  # another process measures the same
+        store.finish(
+            asked.digest,
+            run=describe(asked, label=asked.run.model.name),
+            env=environment(device),
+            rows=pd.DataFrame([row]),
+            items=no_items(),
+        )
 
 
 def _time_steps(run: Run, device: torch.device) -> float:

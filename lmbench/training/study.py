@@ -175,7 +175,8 @@ def tune(
         given = [{"label": label, "lr": rates[0], "nll": math.nan, "chosen": True} for label in labels]
         table = pd.DataFrame(given).assign(n_seeds=0, on_edge=False, extended=0)
         return Tuning(tuple(base), table, pd.DataFrame())
-    rates, seeds = sorted(rates), [TUNING_SEED + i for i in range(n_seeds)]
+    # Rounded as the runs hold them, so that a row of the table finds its place in its grid.
+    rates, seeds = sorted(map(_typable, rates)), [TUNING_SEED + i for i in range(n_seeds)]
     grids = {label: list(rates) for label in labels}
     ratio = (rates[-1] / rates[0]) ** (1 / (len(rates) - 1))
     for _ in range(extensions + 1):
@@ -189,7 +190,8 @@ def tune(
         table = _tuning_table(scored, rates)
         grown = False
         for row in table[table["on_edge"] & (table["extended"] < extensions)].itertuples():
-            grids[row.label].append(row.lr * ratio if row.lr == max(grids[row.label]) else row.lr / ratio)
+            beyond = row.lr * ratio if row.lr == max(grids[row.label]) else row.lr / ratio
+            grids[row.label].append(_typable(beyond))
             grown = True
         if not grown:
             break
@@ -202,13 +204,20 @@ def _trial(run: Run, lr: float, seed: int) -> Run:
 
 
 def _with_rate(run: Run, lr: float) -> Run:
-    """The run at a learning rate, rounded so that a grid by ratio gives digests that can be typed."""
-    return run.replace(optimizer=run.optimizer.replace(lr=float(f"{lr:.6g}")))
+    """The run at a learning rate."""
+    return run.replace(optimizer=run.optimizer.replace(lr=_typable(lr)))
+
+
+def _typable(lr: float) -> float:
+    """A learning rate rounded so that a grid by ratio gives digests that can be typed."""
+    return float(f"{lr:.6g}")
 
 
 def _trials_table(trials: dict[tuple[str, float, int], Run], rows: pd.DataFrame) -> pd.DataFrame:
     """One row per tuning run: its config, and its best validation nll, inf where it diverged."""
-    best = rows[(rows["split"] == "valid") & (rows["metric"] == "nll")].groupby("run")["value"].min()
+    lost = rows.loc[rows["metric"] == "diverged", "run"]
+    scored = (rows["split"] == "valid") & (rows["metric"] == "nll") & ~rows["run"].isin(lost)
+    best = rows[scored].groupby("run")["value"].min()
     config = (
         rows.drop(columns=[name for name in ROW_COLUMNS if name in rows])
         .drop_duplicates("run")
