@@ -29,9 +29,10 @@ _PUBLIC = {
     "lmbench.training.study": ("plan", "tune", "fresh", "plan_table"),
     "lmbench.training.rescore": ("evaluate_run",),
     "lmbench.notebook": ("setup",),
-    "lmbench.analysis.table": ("final_table", "leading_references", "result_table"),
+    "lmbench.analysis.table": ("caption", "final_table", "leading_references", "result_table"),
     "lmbench.analysis.stats": ("summarise", "paired_differences"),
     "lmbench.analysis.reading": ("comparison_reading",),
+    "lmbench.analysis.bootstrap": ("item_intervals",),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 _MODULES = {"figures": "lmbench.analysis.figures", "sweeps": "lmbench.analysis.sweeps"}

@@ -46,6 +46,8 @@ class Config(BaseModel):
     version: ClassVar[int] = 1
     # Named settings of this kind: name -> the fields that it changes.
     variants: ClassVar[dict[str, dict[str, Any]]] = {}
+    # Fields that a variant sets but that do not make it: a resized variant keeps its name.
+    sizes: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -62,11 +64,11 @@ class Config(BaseModel):
     @property
     def name(self) -> str:
         """The variant that this config is an instance of (the most specific), else its kind."""
-        held = [
-            (len(fields), name)
-            for name, fields in self.variants.items()
-            if all(getattr(self, key) == value for key, value in fields.items())
-        ]
+        held = []
+        for name, fields in self.variants.items():
+            telling = {key: value for key, value in fields.items() if key not in self.sizes}
+            if all(getattr(self, key) == value for key, value in telling.items()):
+                held.append((len(telling), name))
         return max(held)[1] if held else self.kind
 
     def to_dict(self) -> dict[str, Any]:
@@ -160,7 +162,13 @@ def from_dict(role: str, data: Mapping[str, Any]) -> Config:
     fields = {key: value for key, value in data.items() if key not in ("kind", "version")}
     if "kind" not in data:
         raise ValueError(f"a {role} needs a 'kind', one of {', '.join(kinds(role))}")
-    return make(role, data["kind"], **fields)
+    made = make(role, data["kind"], **fields)
+    if data.get("version", made.version) != made.version:
+        raise ValueError(
+            f"this {role} was written as version {data['version']} of {made.kind!r}, whose numbers "
+            f"are those of version {made.version} here; it can be read as a record but not built again"
+        )
+    return made
 
 
 def one_of(role: str) -> Any:

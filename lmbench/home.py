@@ -35,18 +35,26 @@ def results() -> Path:
 
 @functools.cache
 def commit() -> str:
-    """Commit of the code, with a mark where it has uncommitted changes; "unknown" outside a clone."""
-    asked = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=12",
-        "--exclude=*",
-    ]
+    """Commit of the code, with "-dirty" where files other than results differ; "unknown" outside a clone.
+
+    `$LMBENCH_COMMIT` says it where the code was copied without its history.
+    """
+    given = os.environ.get("LMBENCH_COMMIT")
+    if given:
+        return given
+    here = Path(__file__).resolve().parents[1]
+    git = ["git", "-C", str(here)]
     try:
-        return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        name = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        )
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--", ":/", ":(exclude,top)results"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+    return name.stdout.strip() + ("-dirty" if changed.stdout.strip() else "")

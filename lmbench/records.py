@@ -101,6 +101,7 @@ class Records:
             self.used.add(digest)
             record = self.record(digest)
             fixed = {"run": digest, "label": record["run"]["label"], "device": record["env"].get("device")}
+            fixed["jobs"] = record["env"].get("jobs", 1)
             fixed |= flatten(record["run"]["config"])
             rows = self.rows(digest)
             parts.append(rows.assign(**{k: v for k, v in fixed.items() if k not in rows}))
@@ -175,7 +176,7 @@ def pack(digests: Iterable[str], sources: Sequence[Records], folder: Path) -> No
         digests: what to pack, each taken from the first of `sources` that has it.
 
     Raises:
-        ValueError: none of them has a digest.
+        ValueError: no digests, or one that none of the sources has.
     """
     found: dict[str, Records] = {}
     for digest in sorted(set(digests)):
@@ -183,10 +184,13 @@ def pack(digests: Iterable[str], sources: Sequence[Records], folder: Path) -> No
         if not owners:
             raise ValueError(f"run {digest} cannot be packed: no store holds it")
         found[digest] = owners[0]
+    if not found:
+        raise ValueError(f"there are no records to pack into {folder}: its notebooks read none")
     folder.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"digest": d} | owner.record(d), sort_keys=True) for d, owner in found.items()]
     rows = [owner.rows(d).assign(run=d) for d, owner in found.items()]
     items = [part.assign(run=d) for d, owner in found.items() if len(part := owner.items(d))]
+    items = items or [no_items().assign(run="").astype({"run": "str"})]
     write_atomically(folder / "rows.parquet", parquet_bytes(pd.concat(rows, ignore_index=True)))
     write_atomically(folder / "items.parquet", parquet_bytes(pd.concat(items, ignore_index=True)))
     # Last: a reference without it is none.

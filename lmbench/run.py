@@ -14,6 +14,7 @@ from pydantic import Field
 
 from lmbench.config import Config, build, discover, make, one_of, unknown
 
+MAX_SEED = 2**63 - 1  # what torch's generators take
 SCHEMA = 1  # of run.json and rows.parquet; readers accept this and older ones
 
 
@@ -94,13 +95,13 @@ class Run(Config):
     test: bool = True
     """Whether the test split is scored at the end; tuning runs leave it untouched."""
 
-    init_seed: int = Field(0, ge=0)
+    init_seed: int = Field(0, ge=0, le=MAX_SEED)
     """Initial weights."""
-    data_seed: int = Field(0, ge=0)
+    data_seed: int = Field(0, ge=0, le=MAX_SEED)
     """Order of the batches, the same for every model."""
-    dropout_seed: int = Field(0, ge=0)
+    dropout_seed: int = Field(0, ge=0, le=MAX_SEED)
     """Dropout masks."""
-    eval_seed: int = Field(0, ge=0)
+    eval_seed: int = Field(0, ge=0, le=MAX_SEED)
     """Examples of tasks that draw their evaluation set."""
 
     def with_seed(self, seed: int) -> "Run":
@@ -124,8 +125,10 @@ class Evaluation(Config):
     """How it is scored."""
     split: Literal["train", "valid", "test"] = "test"
     """Part of the task's data."""
-    eval_seed: int = Field(0, ge=0)
+    eval_seed: int = Field(0, ge=0, le=MAX_SEED)
     """Examples of tasks that draw their evaluation set."""
+    trained_on: one_of("task") | None = None
+    """Task that the weights learned, where it is another: its vocabulary stays in force."""
 
 
 class Predictors(Config):
@@ -172,10 +175,7 @@ def make_run(assignments: Mapping[str, Any]) -> Run:
     Raises:
         ValueError: a key that no part has, or that several have, or a refused value.
     """
-    top: dict[str, Any] = {}
-    for key in (*_PARTS,):
-        if key in assignments:
-            top[key] = assignments[key]
+    top: dict[str, Any] = {part: assignments[part] for part in _PARTS if part in assignments}
     chosen = {part: _chosen_kind(part, top.get(part)) for part in _PARTS}
     nested: dict[str, dict[str, Any]] = {part: {} for part in _PARTS}
     for key, value in assignments.items():

@@ -242,6 +242,20 @@ def test_curves_say_how_many_runs_diverged():
     assert "diverged" not in figures.training_curves(curve_rows()).caption
 
 
+def test_curves_are_cut_off_above_the_ceiling_and_say_so():
+    whole, cut = (figures.training_curves(curve_rows(), x="step", ceiling=c) for c in (None, 3.6))
+    assert whole.axes[0].get_ylim()[1] > 4.0
+    assert cut.axes[0].get_ylim()[1] == pytest.approx(3.6, abs=0.1)
+    assert cut.axes[0].get_ylim()[0] == pytest.approx(whole.axes[0].get_ylim()[0], abs=0.1)
+    assert "Losses above 3.6, a uniform guess, are cut off." in cut.caption.replace("\n", " ")
+    assert "cut off" not in whole.caption
+
+
+def test_a_ceiling_above_all_losses_changes_no_axis():
+    low, high = (figures.training_curves(curve_rows(), ceiling=c).axes[0].get_ylim() for c in (None, 99.0))
+    assert low == high
+
+
 def test_tuning_rings_the_lowest_mean_and_crosses_what_diverged():
     ax = figures.tuning_curves(tuning_runs()).axes[0]
     rings = [line for line in ax.lines if line.get_markersize() == 10]
@@ -382,6 +396,41 @@ def test_a_sweep_refuses_a_published_level_that_was_not_run():
 def test_a_sweep_that_only_diverged_is_refused():
     with pytest.raises(ValueError, match="every run of the sweep diverged: bits_per_byte is nowhere finite"):
         figures.tuning_curves(tuning_runs().assign(bits_per_byte=np.nan))
+
+
+def regimes(*names):
+    """A sweep over layers under some regimes, regime i lying at 2 + i."""
+    return pd.DataFrame(
+        [
+            {"model.n_layer": layers, "regime": name, "nll": 2.0 + i + 0.1 * layers + seed / 50}
+            for layers in (4, 2)
+            for i, name in enumerate(names)
+            for seed in range(3)
+        ]
+    )
+
+
+def test_a_sweep_has_a_line_for_each_value_of_the_column_it_is_told():
+    fig = figures.sweep_panel(
+        regimes("published", "short", "long"), "model.n_layer", by="regime", published={2: 2.5},
+        published_in="short",
+    )  # fmt: skip
+    lines = [line for line in fig.axes[0].lines if line.get_marker() in "os^" and len(line.get_xdata()) == 2]
+    means = [np.round(line.get_ydata().astype(float), 6).tolist() for line in lines]
+    assert means == [[2.22, 2.42], [3.22, 3.42], [4.22, 4.42]]
+    assert [text.get_text() for text in fig.legends[0].texts] == [
+        "published", "short", "long", "as published (1 seed)",
+    ]  # fmt: skip
+    (hollow,) = [line for line in fig.axes[0].lines if line.get_marker() == "D"]
+    assert hollow.get_xdata()[0] == lines[1].get_xdata()[0], "beside the regime in which it was published"
+    assert len({line.get_xdata()[0] for line in lines}) == 3, "intervals stand side by side"
+
+
+def test_a_sweep_refuses_more_regimes_than_it_can_tell_apart():
+    with pytest.raises(ValueError, match="regime has 4 values; a sweep figure shows at most 3"):
+        figures.sweep_panel(regimes("a", "b", "c", "d"), "model.n_layer", by="regime")
+    with pytest.raises(ValueError, match=r"unknown column 'regimes'; .*Did you mean 'regime'\?"):
+        figures.sweep_panel(regimes("a"), "model.n_layer", by="regimes")
 
 
 # ------------------------------------------------------------------ bytes

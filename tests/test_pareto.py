@@ -64,3 +64,43 @@ def test_tables_without_a_front_are_refused():
         front(table(("a", 1, 2.0), ("b", 1, math.nan)))
     with pytest.raises(ValueError, match="a Pareto front needs at least 1 row, got 0"):
         front(table())
+
+
+# ------------------------------------------------------------------ costs that are nearly equal
+
+
+def test_costs_within_two_per_cent_are_one_cost():
+    assert front(table(("a", 100.0, 2.0), ("b", 101.9, 1.0))) == ["b"]
+    assert front(table(("a", 101.9, 2.0), ("b", 100.0, 1.0))) == ["b"]
+
+
+def test_costs_further_apart_stand_on_the_front_together():
+    assert front(table(("a", 100.0, 2.0), ("b", 102.1, 1.0))) == ["a", "b"]
+
+
+def test_nearly_equal_costs_with_equal_losses_tie():
+    assert front(table(("a", 101.0, 2.0), ("b", 100.0, 2.0))) == ["b", "a"]
+
+
+def test_the_tolerance_is_an_argument_and_zero_compares_exactly():
+    frame = table(("a", 100.0, 2.0), ("b", 100.1, 1.0))
+    assert front(frame, tolerance=0.0) == ["a", "b"]
+    assert front(frame, tolerance=0.002) == ["b"]
+    assert front(table(("a", 100.0, 2.0), ("b", 140.0, 1.0)), tolerance=0.5) == ["b"]
+
+
+def test_membership_has_the_same_tolerance():
+    frame = table(("a", 100.0, 2.0), ("b", 101.0, 1.0)).assign(parameters=[100, 103])
+    found = front_membership(frame, label="label", costs=["flops", "parameters"], loss="loss")
+    assert found.to_numpy().tolist() == [["a", False, True], ["b", True, True]]
+
+
+def test_models_that_each_missed_one_budget_by_a_step_are_not_all_on_the_front():
+    frame = table(
+        *[
+            (name, 1e12 * miss, loss)
+            for name, miss, loss in zip("abcd", (1, 1.004, 1.008, 1.012), (4, 3, 2, 1), strict=True)
+        ]
+    )
+    assert front(frame) == ["d"]
+    assert front(frame, tolerance=0.0) == ["a", "b", "c", "d"]

@@ -64,6 +64,42 @@ def test_equal_parameters_resizes_all_models_to_the_last_one(task):
     assert [run.steps for run in runs] == [10, 10, 10]
 
 
+def test_equal_bytes_at_one_precision_are_equal_parameters(task):
+    by_bytes, by_parameters = (
+        plan(models(d_model=32), task, equal=equal, budget=320, batch_size=4)
+        for equal in ("bytes", "parameters")
+    )
+    assert by_bytes == by_parameters
+
+
+def test_equal_seconds_gives_each_model_the_steps_of_its_measured_speed(task, tmp_path, monkeypatch):
+    timed, seconds = [], {"linear": 0.01, "mlp": 0.02, "transformer": 0.1}
+
+    def time_steps(run, device):
+        timed.append(run.model.name)
+        return seconds[run.model.name]
+
+    monkeypatch.setattr("lmbench.training.speed._time_steps", time_steps)
+    asked = {"equal": "seconds", "budget": 2, "batch_size": 4, "store": Store(tmp_path), "device": "cpu"}
+    assert [run.steps for run in plan(models(), task, **asked)] == [200, 100, 20]
+    assert [run.steps for run in plan(models(), task, **asked | {"budget": 4})] == [400, 200, 40]
+    assert timed == list(seconds), "measured once, read afterwards"
+    monkeypatch.setattr("lmbench.training.speed.device_name", lambda device: "another")
+    with pytest.raises(
+        ValueError, match="the speed of linear in .* was measured on .*, and this is 'another'"
+    ):
+        plan(models(), task, **asked)
+
+
+def test_a_step_is_really_timed(task, tmp_path):
+    asked = {"equal": "seconds", "budget": 1, "batch_size": 4, "store": Store(tmp_path), "device": "cpu"}
+    (run,) = plan(models()[:1], task, **asked)
+    (digest,) = asked["store"].digests()
+    measured = asked["store"].rows(digest)["value"].item()
+    assert 0 < measured < 1
+    assert run.steps == round(1 / measured)
+
+
 def test_equal_epochs_counts_the_short_last_batch_and_validates_after_each_epoch(task):
     runs = plan(models(), task, equal="epochs", budget=2, batch_size=4, epoch_windows=10)
     assert [(run.steps, run.eval_every) for run in runs] == [(6, 3)] * 3
@@ -97,6 +133,7 @@ def test_planned_models_have_the_vocabulary_of_the_task_and_the_settings_given(t
         ({"equal": "flop"}, r"unknown budget 'flop'; accepted: .*Did you mean 'flops'\?"),
         ({"budget": [320, 640]}, "budget lists 2 values for 3 models"),
         ({"budget": 32}, "a budget of 32 tokens is 1 steps of linear; raise it or lower batch_size"),
+        ({"equal": "seconds"}, "a budget of seconds needs a store, which keeps the measured speeds"),
         ({"equal": "epochs", "budget": 2}, "a budget of epochs needs epoch_windows"),
         ({"batch": 4}, r"unknown field of run 'run' 'batch'; .*Did you mean 'batch_size'\?"),
     ],
@@ -256,6 +293,7 @@ def test_a_best_rate_on_the_edge_extends_the_grid_by_its_ratio_but_twice_at_most
     assert found.rates["linear"] == pytest.approx(chosen, rel=1e-5)
     assert len(found.table) == len(found.trials) == len(rates) + 2
     assert set(found.table["extended"]) == {2}
+    assert all(lr == float(f"{lr:.6g}") for lr in found.table["lr"]), "rates that can be typed"
     assert found.table["on_edge"].tolist() == found.table["chosen"].tolist()
     assert set(found.table["n_seeds"]) == {1}
 

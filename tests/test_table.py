@@ -269,3 +269,60 @@ def test_tables_and_figures_need_no_torch():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ------------------------------------------------------------------ what a figure has room for
+
+
+def predictors():
+    """The predictors of a text task, two smoothings of two orders, in the order of their record."""
+    rows = [
+        ("uniform", None, "", 6.0), ("unigram", 0, "add_half", 4.8),
+        ("ngram", 2, "witten_bell", 2.9), ("ngram", 4, "witten_bell", 2.4),
+        ("ngram", 2, "modified_kneser_ney", 2.2), ("ngram", 4, "modified_kneser_ney", 2.3),
+        ("zlib", None, "", 3.2), ("bz2", None, "", 2.6), ("xz", None, "", 2.8),
+    ]  # fmt: skip
+    found = pd.DataFrame(rows, columns=["predictor", "order", "smoothing", "bits_per_byte"])
+    return found.astype({"order": "Int64"})
+
+
+def leading(references, metric="bits_per_byte"):
+    found = table.leading_references(references, metric=metric)
+    return sorted(table.reference_values(found, metric=metric).items(), key=lambda item: item[1])
+
+
+def test_a_figure_shows_unigram_best_n_gram_of_each_smoothing_and_best_compressor():
+    assert leading(predictors()) == [
+        ("n-gram order 2 (modified Kneser-Ney)", 2.2),
+        ("n-gram order 4 (Witten-Bell)", 2.4),
+        ("bz2", 2.6),
+        ("unigram", 4.8),
+    ]
+
+
+def test_leading_references_keep_their_columns_and_do_not_change_the_table():
+    whole = predictors()
+    found = table.leading_references(whole, metric="bits_per_byte")
+    assert found.equals(whole.loc[found.index])
+    assert whole.equals(predictors())
+
+
+def test_predictors_without_a_value_of_the_metric_lead_nothing():
+    whole = predictors()
+    # A lossy text: the compressors know only bytes, and their nll is missing.
+    whole["nll"] = whole["bits_per_byte"].where(~whole["predictor"].isin(["zlib", "bz2", "xz"]))
+    assert [name for name, _ in leading(whole, "nll")] == [
+        "n-gram order 2 (modified Kneser-Ney)", "n-gram order 4 (Witten-Bell)", "unigram",
+    ]  # fmt: skip
+    whole.loc[whole["predictor"] == "bz2", "bits_per_byte"] = np.nan
+    assert ("xz", 2.8) in leading(whole)
+
+
+def test_a_table_without_n_grams_has_the_others():
+    few = predictors().query("predictor != 'ngram'")
+    assert [name for name, _ in leading(few)] == ["bz2", "unigram"]
+
+
+def test_leading_references_name_the_nearest_column():
+    with pytest.raises(ValueError, match=r"unknown column 'bits_per_bite'; .*Did you mean 'bits_per_byte'\?"):
+        table.leading_references(predictors(), metric="bits_per_bite")

@@ -78,11 +78,10 @@ def training_curves(
         ax.set_ylabel(f"{splits[0]} {METRICS.get(metric, metric)}")
         chart.add_legend(fig, chart.legend_handles(looks))
         main = points[points["split"] == splits[0]]
+        shown = axes.value_range(main, points["mean"])
         if ceiling is not None:
-            ax.set_ylim(top=min(ceiling, ax.get_ylim()[1]))
-        axes.show_references(
-            [ax], reference_values(references, metric=metric), **axes.value_range(main, points["mean"])
-        )
+            shown["high"] = max(shown["low"], min(shown["high"], ceiling))
+        axes.show_references([ax], reference_values(references, metric=metric), **shown)
         others = f" Thin lines: {' and '.join(splits[1:])}." if len(splits) > 1 else ""
         others += f" Losses above {ceiling:.3g}, a uniform guess, are cut off." if ceiling is not None else ""
         lost = f" {n_lost} diverged and end early." if n_lost else ""

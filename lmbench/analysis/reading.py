@@ -34,7 +34,9 @@ def comparison_reading(
 
 
 def architecture_verdicts(runs: pd.DataFrame, *, metric: str) -> list[Verdict]:
-    """The published findings that the models at hand can test."""
+    """The published findings that the models at hand can test; they speak of losses only."""
+    if metric in HIGHER_IS_BETTER:
+        return []
     labels = set(runs["label"])
     table = runs.rename(columns={metric: "value", "init_seed": "seed", "train_flops": "flops"})
     table, unit = table[["label", "seed", "value", "flops"]], METRICS.get(metric, metric)

@@ -37,30 +37,33 @@ def references(
                 f"the reference results {store.root} lack the reference predictors {asked.digest}"
             )
         store.ensure(asked.digest, lambda: _count(asked, store))
-    return _table(store.rows(asked.digest))
+    # `frame` and not `rows`: what a report was made of is packed with it.
+    return _table(store.frame([asked.digest]))
 
 
 def _count(asked: Predictors, store: Store) -> None:
-    started = time.perf_counter()
-    data = load_task(asked.task)
-    split, train = data.splits[asked.split], data.splits["train"]
-    last_only = asked.protocol.kind == "last_token"
-    whole = asked.task.eval_tokens is None and data.tokenizer.lossless
-    text = "".join(document.text for document in data.corpus.splits[asked.split]).encode() if whole else None
-    table = reference_rows(
-        train_ids=[train.ids_N[a:b] for a, b in train.bounds],
-        split_ids=[split.ids_N[a:b] for a, b in split.bounds],
-        n_bytes=None if split.n_bytes_N is None else [split.n_bytes_N[a:b] for a, b in split.bounds],
-        vocab_size=data.vocab_size,
-        split_text=text,
-        orders=asked.orders,
-        smoothings=asked.smoothings,
-        n_targets=data.n_targets(asked.split, asked.protocol, asked.seq_len),
-        first_target=asked.seq_len if last_only else 1,
-    )
     with store.claim(asked.digest) as folder:
         if folder is None:
-            return  # another process writes the same counts
+            return  # another process counts the same
+        started = time.perf_counter()
+        data = load_task(asked.task)
+        split, train = data.splits[asked.split], data.splits["train"]
+        last_only = asked.protocol.kind == "last_token"
+        whole = asked.task.eval_tokens is None and data.tokenizer.lossless
+        text = (
+            "".join(document.text for document in data.corpus.splits[asked.split]).encode() if whole else None
+        )
+        table = reference_rows(
+            train_ids=[train.ids_N[a:b] for a, b in train.bounds],
+            split_ids=[split.ids_N[a:b] for a, b in split.bounds],
+            n_bytes=None if split.n_bytes_N is None else [split.n_bytes_N[a:b] for a, b in split.bounds],
+            vocab_size=data.vocab_size,
+            split_text=text,
+            orders=asked.orders,
+            smoothings=asked.smoothings,
+            n_targets=data.n_targets(asked.split, asked.protocol, asked.seq_len),
+            first_target=asked.seq_len if last_only else 1,
+        )
         run = {"schema": SCHEMA, "kind": asked.kind, "digest": asked.digest, "label": "predictors"}
         run["config"] = asked.to_dict()
         env = {"device": None, "torch": torch.__version__, "wall_seconds": time.perf_counter() - started}

@@ -31,6 +31,9 @@ class ModelConfig(Config, ABC):
     # A window model sees exactly seq_len tokens at every position, so with the dense
     # protocol it is also given the seq_len - 1 tokens before the first.
     is_window: ClassVar[bool] = False
+    sizes: ClassVar[frozenset[str]] = frozenset(
+        {"vocab_size", "seq_len", "d_model", "d_ff", "n_layer", "n_head"}
+    )
 
     vocab_size: int = Field(65, ge=2)
     """Token ids; must be the task's."""

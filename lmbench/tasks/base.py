@@ -77,6 +77,10 @@ class TaskData(ABC):
         """The whole evaluation set of a split in order, each target exactly once."""
 
     @abstractmethod
+    def check_split(self, split: str, protocol: Config, seq_len: int) -> None:
+        """Raise ValueError, before anything is trained, where a split has nothing to score."""
+
+    @abstractmethod
     def summarise(
         self, split: str, protocol: Config, view: View, nll_N: np.ndarray, correct_N: np.ndarray
     ) -> Scores:
@@ -100,6 +104,10 @@ class TaskConfig(Config, ABC):
     @abstractmethod
     def load(self) -> TaskData:
         """Read or make the data. Cached by the caller, see `load_task`."""
+
+    def load_like(self, trained: TaskData) -> TaskData:
+        """This task's data under the vocabulary of another, which a model was trained on."""
+        raise ValueError(f"task {self.kind!r} cannot be scored under the vocabulary of another task")
 
     @property
     @abstractmethod

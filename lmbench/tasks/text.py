@@ -77,10 +77,26 @@ class Text(TaskConfig):
         return super().replace(**changes)
 
     def load(self) -> "TextData":
+        corpus = self._corpus()
+        return TextData(self, corpus, self.tokenizer.fit(corpus))
+
+    def load_like(self, trained: TaskData) -> "TextData":
+        """The text under the tokenizer that was fitted on the training text of a model.
+
+        Raises:
+            ValueError: another kind of tokenizer, or a character that its vocabulary lacks.
+        """
+        if self.tokenizer != trained.config.tokenizer:
+            raise ValueError(
+                f"the model was trained with tokenizer {trained.config.tokenizer!r}; the task asks for "
+                f"{self.tokenizer!r}"
+            )
+        return TextData(self, self._corpus(), trained.tokenizer)
+
+    def _corpus(self) -> Corpus:
         if fingerprint(self.corpus, substitute=self.substitute) != self.corpus_sha256:
             raise ValueError(f"the text of corpus {self.corpus!r} has changed since this run was defined")
-        corpus = load_corpus(self.corpus, substitute=self.substitute)
-        return TextData(self, corpus, self.tokenizer.fit(corpus))
+        return load_corpus(self.corpus, substitute=self.substitute)
 
     @property
     def caption(self) -> str:
@@ -166,6 +182,14 @@ class TextData(TaskData):
             )
         return int(np.searchsorted(np.cumsum(part.n_bytes_N[targets]), protocol.eval_bytes, side="right"))
 
+    def check_split(self, split: str, protocol: Config, seq_len: int) -> None:
+        if self.n_targets(split, protocol, seq_len) < 1:
+            tokens = len(self.splits[split].ids_N)
+            raise ValueError(
+                f"split {split!r} of {self.config.caption} has {tokens} tokens, too few for one target under "
+                f"protocol {protocol.kind} with seq_len = {seq_len}"
+            )
+
     def _target_positions(self, split: str) -> np.ndarray:
         """Positions of all tokens but the first of each document."""
         part = self.splits[split]
@@ -216,12 +240,13 @@ class TextData(TaskData):
             bits = float(nll_N.sum()) / math.log(2)
             metrics["bits_per_byte"] = (bits / float(n_bytes.sum()), int(n_bytes.sum()))
         if not self.tokenizer.lossless:
-            metrics["unknown_rate"] = (self._unknown_rate(split), len(part.ids_N))
+            metrics["unknown_rate"] = self._unknown_rate(split)
         return Scores(metrics=metrics, items=self._items(nll_N, correct_N, n_bytes))
 
-    def _unknown_rate(self, split: str) -> float:
-        texts = [document.text for document in self.corpus.splits[split]]
-        return self.tokenizer.unknown_rate(" ".join(texts))
+    def _unknown_rate(self, split: str) -> tuple[float, int]:
+        """Share of the whole split's words that the vocabulary lacks, and the number of words."""
+        text = " ".join(document.text for document in self.corpus.splits[split])
+        return self.tokenizer.unknown_rate(text), len(self.tokenizer.encode(text).ids)
 
     def _items(self, nll_N: np.ndarray, correct_N: np.ndarray, n_bytes_N: np.ndarray | None) -> pd.DataFrame:
         width = np.ones(len(nll_N), dtype=np.int64) if n_bytes_N is None else n_bytes_N

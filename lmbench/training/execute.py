@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from safetensors.torch import save as serialize
 
-from lmbench.config import from_dict
+from lmbench.config import from_dict, unknown
 from lmbench.models.base import ModelConfig
 from lmbench.progress import Progress
 from lmbench.records import Records, write_atomically
@@ -36,6 +36,25 @@ def fit_model(model: ModelConfig, task: TaskConfig) -> ModelConfig:
 def default_device() -> torch.device:
     """CUDA where there is one, else the CPU. (MPS must be asked for: its kernels are not all there.)"""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def resolve_device(name: str | None) -> torch.device:
+    """The device of a name; None or "" is the default one.
+
+    Raises:
+        ValueError: no such kind of device, or none of it on this machine.
+    """
+    if not name:
+        return default_device()
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(unknown("device", name, ("cpu", "cuda", "cuda:0", "mps"))) from None
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present.get(device.type, False):
+        here = ", ".join(kind for kind, is_here in present.items() if is_here)
+        raise ValueError(f"device {name!r} is not on this machine; it has {here}")
+    return device
 
 
 def run_all(
@@ -66,8 +85,9 @@ def run_all(
             f"{missing[0]} ({wanted[missing[0]].model.name}); run with store=local to train them"
         )
     if missing:
-        where = torch.device(device) if device else default_device()
+        where = resolve_device(device)
         _train_missing({d: wanted[d] for d in missing}, store, where, jobs, progress, keep_weights_mb)
+        store.write_index()
     return store.frame([run.digest for run in runs])
 
 
@@ -118,6 +138,7 @@ def _pass_parallel(
 ) -> None:
     """The same in `jobs` processes, each with its share of the processor's threads."""
     from joblib import Parallel, delayed
+    from joblib.externals.loky import get_reusable_executor
 
     jobs = min(jobs, len(todo))
     threads = max(1, torch.get_num_threads() // jobs)
@@ -125,11 +146,18 @@ def _pass_parallel(
         delayed(_train_in_worker)(run.to_dict(), str(store.root), str(device), threads, jobs, keep_mb)
         for run in list(todo.values())  # todo shrinks while results come in
     )
-    results = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(work)
-    for digest in results:
-        if digest is not None:
-            label = describe_run(todo.pop(digest))
-            bar.update(total - len(todo), f"finished {label}")
+    try:
+        for digest in Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(work):
+            if digest is not None:
+                label = describe_run(todo.pop(digest))
+                bar.update(total - len(todo), f"finished {label}")
+    except BaseException:  # also Ctrl-C: the workers were killed in the middle of their runs
+        get_reusable_executor().shutdown(wait=True, kill_workers=True)
+        for digest in todo:
+            with store.lock(digest) as mine:
+                if mine:
+                    store.discard(digest)
+        raise
 
 
 def _train_in_worker(

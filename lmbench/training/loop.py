@@ -7,6 +7,7 @@ start from init_seed on the CPU whatever the device, dropout draws from dropout_
 
 import contextlib
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -51,6 +52,8 @@ def check(run: Run, data: TaskData) -> None:
     if run.batch_size % run.grad_accum:
         raise ValueError(f"grad_accum = {run.grad_accum} does not divide batch_size = {run.batch_size}")
     run.schedule.factors(run.steps)
+    for split in ("valid", "test") if run.test else ("valid",):
+        data.check_split(split, run.protocol, run.model.seq_len)
 
 
 def train(
@@ -124,7 +127,11 @@ def _fit(trained: Trained, run: Run, data: TaskData, view: View, on_step: Callab
             return
         if validate:
             nll = _score(trained, run, data, view, "valid", done).metrics["nll"][0]
-            if nll < best_nll or not trained.best:
+            if not math.isfinite(nll):  # the last update ruined the weights after a finite loss
+                trained.diverged_at = done
+                record.diverged(done)
+                return
+            if nll < best_nll:
                 best_nll, trained.best = nll, cpu_state(model)
         clock.resume()
     trained.final = cpu_state(model)

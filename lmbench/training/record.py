@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 import os
 import platform
 import resource
@@ -35,6 +36,7 @@ class RunRecord:
         self.hashes: dict[str, str] = {"initial_weights": weights_hash(model.state_dict())}
         self._started = time.perf_counter()
         self._seconds = 0.0
+        self.last_step = 0
         reset_peak_memory(device)
         self.readout = "last" if run.protocol.kind == "last_token" else "all"
         self.targets_per_sequence = 1 if self.readout == "last" else run.model.seq_len
@@ -66,9 +68,10 @@ class RunRecord:
         self.hashes["first_batch"] = hashlib.sha256(body).hexdigest()
 
     def loss(self, step: int, value: float, seconds: float) -> None:
-        """Mean training loss since the last such row, in nats per target."""
-        self._seconds = seconds
-        self._row(step, "train", "loss", value, self.run.batch_size * self.targets_per_sequence)
+        """Mean training loss since the last such row, in nats per target; nothing if it is not finite."""
+        self._seconds, self.last_step = seconds, step
+        if math.isfinite(value):
+            self._row(step, "train", "loss", value, self.run.batch_size * self.targets_per_sequence)
 
     def diverged(self, step: int) -> None:
         """The step at which the loss stopped being finite."""
@@ -83,7 +86,7 @@ class RunRecord:
 
     def close(self, data: TaskData, view: View, model: LanguageModel) -> None:
         """Costs of the whole run, and the hash of what it was tested on."""
-        run, steps = self.run, self.run.steps
+        run, steps = self.run, self.last_step
         split = "test" if run.test else "valid"
         self.hashes["evaluation_set"] = data.eval_hash(split, run.protocol, eval_seed=run.eval_seed)
         peak, windows = peak_memory(self.device), n_sequences(run, steps)
@@ -156,13 +159,13 @@ def weights_hash(state: dict[str, Tensor]) -> str:
 
 
 def environment(device: torch.device, *, jobs: int = 1) -> dict[str, Any]:
-    """Versions, device, threads and commit; a device that several runs share says so in its name."""
-    shared = f", shared by {jobs} runs" if jobs > 1 else ""
+    """Versions, device, threads and commit; `jobs` is how many runs shared the device."""
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": device_name(device) + shared,
+        "device": device_name(device),
+        "jobs": jobs,
         "threads": torch.get_num_threads(),
         "commit": commit(),
         "load_average": os.getloadavg()[0],

@@ -17,7 +17,7 @@ from lmbench.models.base import LanguageModel
 from lmbench.run import Evaluation, Run
 from lmbench.store import Store
 from lmbench.tasks.base import View, load_task
-from lmbench.training.execute import default_device
+from lmbench.training.execute import resolve_device
 from lmbench.training.record import RunRecord, describe, environment, weights_hash
 
 
@@ -56,11 +56,12 @@ def evaluate_run(
         ValueError: unknown run, a run without weights, a task whose vocabulary is not the model's, or
             one whose text overlaps what the model was trained on.
     """
-    where = torch.device(device) if device else default_device()
+    where = resolve_device(device)
     loaded = load_run(digest, store=store, device=where)
     run = loaded.run
-    if task is not None:
-        refuse_overlap(run.task.corpus, task.corpus, split=split)
+    other = task is not None and task != run.task
+    if other:
+        refuse_leak(run.task, task, split=split)
     evaluation = Evaluation(
         weights=loaded.weights,
         model=run.model,
@@ -68,6 +69,7 @@ def evaluate_run(
         protocol=protocol or run.protocol,
         split=split,
         eval_seed=run.eval_seed if eval_seed is None else eval_seed,
+        trained_on=run.task if other else None,
     )
     known = store.frame([digest])
     if evaluation.digest in set(known["evaluation"]):
@@ -76,9 +78,24 @@ def evaluate_run(
     return store.frame([evaluation.digest])
 
 
+def refuse_leak(learned: Config, scored: Config, *, split: str) -> None:
+    """Refuse to score text that the weights were trained on.
+
+    Raises:
+        ValueError: a corpus that shares text, or a split that a substitution made into training text.
+    """
+    refuse_overlap(learned.corpus, scored.corpus, split=split)
+    if learned.corpus == scored.corpus and learned.substitute != scored.substitute and split != "test":
+        raise ValueError(
+            f"weights trained on {learned.caption} are not scored on the {split} split of {scored.caption}: "
+            "a substitution made some of that text training text"
+        )
+
+
 def _evaluate_into(evaluation: Evaluation, loaded: Loaded, store: Store, device: torch.device) -> None:
     """Score and file one Evaluation under its lock."""
-    data = load_task(evaluation.task)
+    learned = load_task(loaded.run.task)
+    data = evaluation.task.load_like(learned) if evaluation.trained_on else learned
     if data.vocab_size != evaluation.model.vocab_size:
         raise ValueError(
             f"the model has {evaluation.model.vocab_size} token ids, but {evaluation.task.caption} has "

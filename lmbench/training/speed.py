@@ -64,7 +64,8 @@ def _time_steps(run: Run, device: torch.device) -> float:
     """Train a few steps for their time alone."""
     view = View(seq_len=run.model.seq_len, is_window=run.model.is_window, device=device)
     batch_at = load_task(run.task).sampler(run, view)
-    model = seeded(run.model, init_seed=run.init_seed).to(device).train()
+    model = seeded(run.model, init_seed=run.init_seed)
+    model = (model.double() if run.dtype == "float64" else model).to(device).train()
     optimizer, seconds = run.optimizer.build(model), []
     with true_float32():
         for step in range(run.steps):

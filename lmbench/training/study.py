@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from lmbench.config import build, unknown
 from lmbench.measure.budget import equal_parameters
@@ -24,7 +23,7 @@ from lmbench.models.base import ModelConfig
 from lmbench.records import ROW_COLUMNS, Records, flatten
 from lmbench.run import Run
 from lmbench.tasks.base import TaskConfig
-from lmbench.training.execute import default_device, fit_model, run_all
+from lmbench.training.execute import fit_model, resolve_device, run_all
 from lmbench.training.record import n_sequences
 from lmbench.training.speed import seconds_per_step
 
@@ -64,7 +63,8 @@ def plan(
     """
     if equal not in EQUAL:
         raise ValueError(unknown("budget", equal, EQUAL))
-    budgets = list(budget) if isinstance(budget, Sequence) else [budget] * len(models)
+    budgets = list(budget) if isinstance(budget, Sequence) else [budget]
+    budgets = budgets * len(models) if len(budgets) == 1 else budgets
     if len(budgets) != len(models):
         raise ValueError(f"budget lists {len(budgets)} values for {len(models)} models")
     if equal == "seconds" and store is None:
@@ -77,7 +77,7 @@ def plan(
     for model, amount in zip(fitted, budgets, strict=True):
         draft = build(Run, {"model": model, "task": task, "steps": 1} | settings)
         if equal == "seconds":
-            where = torch.device(device) if device else default_device()
+            where = resolve_device(device)
             steps, per_epoch = round(amount / seconds_per_step(draft, store=store, device=where)), 0
         else:
             steps, per_epoch = _steps(draft, equal, amount)
@@ -233,7 +233,11 @@ def _trials_table(trials: dict[tuple[str, float, int], Run], rows: pd.DataFrame)
 def _tuning_table(trials: pd.DataFrame, common: Sequence[float]) -> pd.DataFrame:
     """One row per (model, rate): mean best validation nll, with the chosen rate marked."""
     table = trials.rename(columns={"optimizer.lr": "lr"}).groupby(["label", "lr"], sort=False, as_index=False)
-    table = table.agg(nll=("nll", "mean"), n_seeds=("init_seed", "size"))
+    # One seed that is lost loses the rate: a mean of the survivors would reward instability.
+    table = table.agg(
+        nll=("nll", lambda nll: nll.mean() if np.isfinite(nll).all() else math.inf),
+        n_seeds=("init_seed", "size"),
+    )
     by_label = table.groupby("label")
     table["chosen"] = table.index.isin(by_label["nll"].idxmin())
     edge = (table["lr"] == by_label["lr"].transform("min")) | (table["lr"] == by_label["lr"].transform("max"))

@@ -1,0 +1,147 @@
+"""Scoring finished weights again: what is refused, what is filed, what is found."""
+
+import pytest
+import torch
+
+from lmbench.config import make
+from lmbench.run import Evaluation
+from lmbench.store import Store
+from lmbench.training import rescore
+from lmbench.training.execute import run_all
+from lmbench.training.rescore import evaluate_run, load_run
+from tests.corpora import write_corpus
+from tests.test_training import small_run
+
+
+@pytest.fixture
+def task(tmp_path):
+    return make("task", "text", corpus=str(write_corpus(tmp_path / "small")), tokenizer="char")
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "results")
+
+
+@pytest.fixture
+def run(task, store):
+    run = small_run(task)
+    run_all([run], store=store, device="cpu", progress=False)
+    return run
+
+
+def nll(rows):
+    return rows[rows["metric"] == "nll"]["value"].item()
+
+
+# ------------------------------------------------------------------ what is filed
+
+
+def test_another_split_is_an_evaluation_of_its_own_beside_the_run(run, store):
+    rows = evaluate_run(run.digest, store=store, device="cpu", split="train")
+    (digest,) = set(store.digests()) - {run.digest}
+    record = store.record(digest)
+    weights = load_run(run.digest, store=store, device=torch.device("cpu")).weights
+    asked = Evaluation(weights=weights, model=run.model, task=run.task, protocol=run.protocol, split="train")
+    assert digest == asked.digest
+    assert record["run"]["config"] == asked.to_dict()
+    assert record["env"]["hashes"] == {"weights": weights}
+    assert set(rows["run"]) == set(rows["evaluation"]) == {digest}
+    assert set(rows["split"]) == {"train"}
+    assert store.verify() == []
+    items = store.items(digest)
+    assert items["nll"].sum() / items["n"].sum() == pytest.approx(nll(rows))
+
+
+def test_an_evaluation_is_read_and_not_computed_again(run, store, monkeypatch):
+    first = evaluate_run(run.digest, store=store, device="cpu", split="train")
+
+    def refuse(*args, **fields):
+        raise AssertionError("scored twice")
+
+    monkeypatch.setattr(rescore, "evaluate", refuse)
+    assert evaluate_run(run.digest, store=store, device="cpu", split="train").equals(first)
+    # The run's own test and last validation are among its rows.
+    assert not evaluate_run(run.digest, store=store, device="cpu", split="test").empty
+    assert not evaluate_run(run.digest, store=store, device="cpu", split="valid").empty
+    assert len(store.digests()) == 2
+
+
+def test_the_text_of_another_corpus_with_the_same_characters_is_scored(run, store, tmp_path):
+    other = run.task.replace(corpus=str(write_corpus(tmp_path / "other", test=500)))
+    rows = evaluate_run(run.digest, store=store, device="cpu", task=other)
+    assert set(rows["task.corpus"]) == {str(tmp_path / "other")}
+    whole = evaluate_run(
+        run.digest, store=store, device="cpu", task=other, protocol=make("protocol", "dense")
+    )
+    assert whole[whole["metric"] == "nll"]["n"].item() == 499
+
+
+def test_the_weights_reported_are_the_ones_scored(task, store):
+    # A rate that ruins the model after its first validation, so that best and final differ.
+    wild = {"steps": 12, "eval_every": 1, "optimizer": make("optimizer", "adam", lr=0.5), "grad_clip": None}
+    best, final = small_run(task, **wild), small_run(task, **wild, weights="final")
+    frame = run_all([best, final], store=store, device="cpu", progress=False)
+    whole = make("protocol", "dense")
+    scores = {}
+    for run in (best, final):
+        tested = frame[(frame["run"] == run.digest) & (frame["split"] == "test")]
+        assert nll(evaluate_run(run.digest, store=store, device="cpu")) == nll(tested)
+        scores[run.weights] = nll(evaluate_run(run.digest, store=store, device="cpu", protocol=whole))
+    assert scores["best"] < scores["final"]
+
+
+def test_a_failed_evaluation_leaves_nothing(run, store, monkeypatch):
+    def fail(*args, **fields):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rescore, "evaluate", fail)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_run(run.digest, store=store, device="cpu", split="train")
+    assert [path.name for path in store.runs.iterdir()] == [run.digest]
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+def test_an_unknown_run_is_refused(store):
+    with pytest.raises(ValueError, match="no finished run 'abc' in"):
+        evaluate_run("abc", store=store, device="cpu")
+
+
+def test_a_run_that_kept_no_weights_is_refused(task, store):
+    run = small_run(task)
+    run_all([run], store=store, device="cpu", progress=False, keep_weights_mb=0)
+    with pytest.raises(ValueError, match=f"run {run.digest} kept no weights"):
+        evaluate_run(run.digest, store=store, device="cpu", split="valid")
+
+
+def test_a_task_of_another_vocabulary_is_refused(run, store):
+    n = run.model.vocab_size
+    with pytest.raises(ValueError, match=f"the model has {n} token ids, but small by byte has 256"):
+        evaluate_run(run.digest, store=store, device="cpu", task=run.task.replace(tokenizer="byte"))
+    assert store.digests() == [run.digest]
+
+
+def test_text_that_the_model_was_trained_on_is_refused(run, store, monkeypatch):
+    """The plays and Tiny Shakespeare share text: what was trained on one is not scored on the other."""
+    plays, tiny = (make("task", "text", corpus=name) for name in ("shakespeare_plays", "tiny_shakespeare"))
+    loaded = load_run(run.digest, store=store, device=torch.device("cpu"))
+
+    def trained_on(task):
+        known = rescore.Loaded(run=run.replace(task=task), model=loaded.model, weights=loaded.weights)
+        monkeypatch.setattr(rescore, "load_run", lambda *args, **fields: known)
+
+    trained_on(plays)
+    for split in ("train", "valid", "test"):
+        with pytest.raises(
+            ValueError,
+            match=f"trained on shakespeare_plays are not scored on tiny_shakespeare/{split}: both hold some",
+        ):
+            evaluate_run(run.digest, store=store, device="cpu", task=tiny, split=split)
+    trained_on(tiny)
+    with pytest.raises(
+        ValueError, match="trained on tiny_shakespeare are not scored on shakespeare_plays/train"
+    ):
+        evaluate_run(run.digest, store=store, device="cpu", task=plays, split="train")
+    assert store.digests() == [run.digest]
