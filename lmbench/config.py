@@ -212,7 +212,11 @@ def explain(cls: type[Config], error: ValidationError) -> str:
         return f"{cls.kind}.{where} is required"
     if first["type"] == "value_error":
         return f"{cls.kind}.{where}: {reason}"
-    return f"{cls.kind}.{where} = {first['input']!r} is not accepted: {reason[0].lower()}{reason[1:]}"
+    close = ""
+    if first["type"] == "literal_error" and isinstance(first["input"], str):
+        close = nearest(first["input"], re.findall("'([^']*)'", first["ctx"]["expected"]))
+        close = f".{close}" if close else ""
+    return f"{cls.kind}.{where} = {first['input']!r} is not accepted: {reason[0].lower()}{reason[1:]}{close}"
 
 
 # ------------------------------------------------------------------ command-line values

@@ -20,6 +20,7 @@ from lmbench.home import results, root
 Status = Literal["ok", "warn", "fail"]
 MARKS: dict[Status, str] = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 INSTALL = "run `make env`"
+NEEDED = ("notebooks", "pyproject.toml", "constraints.txt")  # of a project's folder
 FREE_GB = 2.0  # the virtual environment is there already; results of the quick preset are far smaller
 
 
@@ -36,7 +37,10 @@ class Check:
 def checks() -> Iterator[Check]:
     """All checks, in the order in which a problem is best mended."""
     yield python()
-    yield project()
+    here = project()
+    yield here
+    if here.status == "fail":
+        return  # the rest reads files of the project
     found = packages()
     yield from found
     if any(check.status == "fail" for check in found):
@@ -60,9 +64,14 @@ def python() -> Check:
 def project() -> Check:
     """The folder of the project."""
     try:
-        return Check("ok", "project", str(root()))
+        folder = root()
     except ValueError as error:
         return Check("fail", "project", "not found", str(error))
+    missing = [name for name in NEEDED if not (folder / name).exists()]
+    if missing:
+        remedy = "change into the clone, or set LMBENCH_HOME to it"
+        return Check("fail", "project", f"{folder} holds no {', '.join(missing)}", remedy)
+    return Check("ok", "project", str(folder))
 
 
 def packages() -> list[Check]:

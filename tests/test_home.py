@@ -19,7 +19,8 @@ def no_home(monkeypatch):
 
 
 @pytest.fixture
-def fresh_commit():
+def fresh_commit(monkeypatch):
+    monkeypatch.delenv("LMBENCH_COMMIT", raising=False)
     home.commit.cache_clear()
     yield
     home.commit.cache_clear()
@@ -73,20 +74,35 @@ def test_outside_a_project_the_remedy_is_named(tmp_path, monkeypatch, no_home):
         home.root()
 
 
-def test_the_commit_is_asked_for_where_the_code_lies_and_marked_where_it_was_changed(
-    fresh_commit, monkeypatch
-):
-    asked = []
+def test_the_commit_is_marked_where_files_other_than_results_differ(tmp_path, fresh_commit, monkeypatch):
+    def git(*words):
+        user = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        command = ["git", "-C", str(tmp_path), *user, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    def run(command, **options):
-        asked.append(command)
-        return subprocess.CompletedProcess(command, 0, stdout="0123456789ab-dirty\n")
+    def commit():
+        home.commit.cache_clear()
+        return home.commit()
 
-    monkeypatch.setattr(home.subprocess, "run", run)
-    assert home.commit() == home.commit() == "0123456789ab-dirty"
-    assert len(asked) == 1, "asked once a process"
-    assert asked[0][:3] == ["git", "-C", str(home.Path(home.__file__).parent)]
-    assert {"--dirty", "--always"} <= set(asked[0])
+    for name in ("lmbench/home.py", "results/table.csv"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("1")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    monkeypatch.setattr(home, "__file__", str(tmp_path / "lmbench" / "home.py"))
+    name = git("rev-parse", "HEAD")[:12]
+    assert commit() == name
+    (tmp_path / "results" / "table.csv").write_text("2")
+    assert commit() == name, "a new result is no new code"
+    (tmp_path / "lmbench" / "home.py").write_text("2")
+    assert commit() == f"{name}-dirty"
+    assert home.commit() is home.commit(), "asked once a process"
+
+
+def test_a_copy_without_history_is_told_its_commit(fresh_commit, monkeypatch):
+    monkeypatch.setenv("LMBENCH_COMMIT", "0123456789ab")
+    assert home.commit() == "0123456789ab"
 
 
 @pytest.mark.parametrize(

@@ -116,11 +116,38 @@ def test_a_run_that_kept_no_weights_is_refused(task, store):
         evaluate_run(run.digest, store=store, device="cpu", split="valid")
 
 
-def test_a_task_of_another_vocabulary_is_refused(run, store):
-    n = run.model.vocab_size
-    with pytest.raises(ValueError, match=f"the model has {n} token ids, but small by byte has 256"):
+def test_a_task_with_another_tokenizer_is_refused(run, store):
+    with pytest.raises(
+        ValueError, match="the model was trained with tokenizer Char.* the task asks for Byte"
+    ):
         evaluate_run(run.digest, store=store, device="cpu", task=run.task.replace(tokenizer="byte"))
     assert store.digests() == [run.digest]
+
+
+def test_another_text_is_read_with_the_vocabulary_that_the_model_learned(run, store, tmp_path):
+    """As many characters, but others: a vocabulary of its own would shift every id without a word."""
+    folder = write_corpus(tmp_path / "other")
+    for file in folder.iterdir():
+        file.write_text(file.read_text().replace("e", "#"))
+    other = run.task.replace(corpus=str(folder))
+    assert other.load().vocab_size == run.model.vocab_size
+    with pytest.raises(ValueError, match="character '#' .* is not among the"):
+        evaluate_run(run.digest, store=store, device="cpu", task=other)
+    assert store.digests() == [run.digest]
+    for file in folder.iterdir():  # without its e the text has an id less, which the others do not notice
+        file.write_text(file.read_text().replace("#", ""))
+    fewer = run.task.replace(corpus=str(folder))
+    assert fewer.load().vocab_size == run.model.vocab_size - 1
+    rows = evaluate_run(run.digest, store=store, device="cpu", task=fewer)
+    assert set(rows["n"]) == {200}
+
+
+def test_valid_is_not_scored_once_a_substitution_made_it_training_text(run, store):
+    swapped = small_run(run.task.replace(substitute="valid"))
+    run_all([swapped], store=store, device="cpu", progress=False)
+    with pytest.raises(ValueError, match="are not scored on the valid split of small by char"):
+        evaluate_run(swapped.digest, store=store, device="cpu", task=run.task, split="valid")
+    assert not evaluate_run(swapped.digest, store=store, device="cpu", task=run.task, split="test").empty
 
 
 def test_text_that_the_model_was_trained_on_is_refused(run, store, monkeypatch):

@@ -10,9 +10,10 @@ from lmbench.config import make
 from lmbench.measure.flops import counted_flops, ledger, parameters
 from lmbench.records import flatten
 from lmbench.store import Store
-from lmbench.training import study
+from lmbench.training import tune as tuning_module
 from lmbench.training.execute import run_all
-from lmbench.training.study import TUNING_SEED, distinct_labels, fresh, plan, plan_table, tune
+from lmbench.training.plan import distinct_labels, plan, plan_table
+from lmbench.training.tune import TUNING_SEED, fresh, tune
 from tests.corpora import write_corpus
 
 
@@ -214,7 +215,7 @@ def pretend(monkeypatch, loss):
             ]
         return pd.DataFrame(rows)
 
-    monkeypatch.setattr(study, "run_all", run_all)
+    monkeypatch.setattr(tuning_module, "run_all", run_all)
     return trained
 
 

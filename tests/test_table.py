@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lmbench.analysis import readable, table
+from lmbench.analysis import formats, readable, references, table
 from lmbench.analysis.export import Stamp, escape_latex, save_table, to_latex
 from lmbench.analysis.stats import t_interval
 
@@ -137,10 +137,10 @@ def test_reference_predictors_are_named_by_order_and_by_smoothing_where_there_ar
             "smoothing": ["", "witten_bell", "witten_bell"], "bits_per_byte": [6.0, 2.9, 2.4],
         }
     )  # fmt: skip
-    found = table.reference_values(predictors, metric="bits_per_byte")
+    found = references.reference_values(predictors, metric="bits_per_byte")
     assert found == {"uniform": 6.0, "n-gram order 2": 2.9, "n-gram order 4": 2.4}
     predictors.loc[2, "smoothing"] = "kneser_ney"
-    assert "n-gram order 4 (Kneser-Ney)" in table.reference_values(predictors, metric="bits_per_byte")
+    assert "n-gram order 4 (Kneser-Ney)" in references.reference_values(predictors, metric="bits_per_byte")
 
 
 def test_a_result_table_refuses_to_mix_devices_in_time_columns():
@@ -179,7 +179,7 @@ def test_a_result_table_refuses_runs_without_a_score():
     ],
 )
 def test_an_interval_sets_the_digits(numbers, text):
-    assert readable.format_interval(*numbers) == text
+    assert formats.format_interval(*numbers) == text
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_an_interval_sets_the_digits(numbers, text):
     ],
 )
 def test_si_prefixes_keep_three_figures(value, text):
-    assert readable.format_si(value) == text
+    assert formats.format_si(value) == text
 
 
 def test_a_readable_table_joins_mean_and_interval_and_names_units():
@@ -287,8 +287,8 @@ def predictors():
 
 
 def leading(references, metric="bits_per_byte"):
-    found = table.leading_references(references, metric=metric)
-    return sorted(table.reference_values(found, metric=metric).items(), key=lambda item: item[1])
+    found = references.leading_references(references, metric=metric)
+    return sorted(references.reference_values(found, metric=metric).items(), key=lambda item: item[1])
 
 
 def test_a_figure_shows_unigram_best_n_gram_of_each_smoothing_and_best_compressor():
@@ -302,7 +302,7 @@ def test_a_figure_shows_unigram_best_n_gram_of_each_smoothing_and_best_compresso
 
 def test_leading_references_keep_their_columns_and_do_not_change_the_table():
     whole = predictors()
-    found = table.leading_references(whole, metric="bits_per_byte")
+    found = references.leading_references(whole, metric="bits_per_byte")
     assert found.equals(whole.loc[found.index])
     assert whole.equals(predictors())
 
@@ -325,4 +325,4 @@ def test_a_table_without_n_grams_has_the_others():
 
 def test_leading_references_name_the_nearest_column():
     with pytest.raises(ValueError, match=r"unknown column 'bits_per_bite'; .*Did you mean 'bits_per_byte'\?"):
-        table.leading_references(predictors(), metric="bits_per_bite")
+        references.leading_references(predictors(), metric="bits_per_bite")

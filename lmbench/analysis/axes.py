@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 from lmbench.analysis import style
-from lmbench.analysis.readable import format_si
+from lmbench.analysis.formats import format_si
 
 ERROR_BAR = {"capsize": 2.0, "capthick": 0.8, "elinewidth": 0.8}
 

@@ -8,8 +8,9 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from lmbench.analysis import axes, chart, style
-from lmbench.analysis.readable import METRICS
-from lmbench.analysis.table import provenance, require
+from lmbench.analysis.checks import require
+from lmbench.analysis.formats import METRICS
+from lmbench.analysis.table import provenance
 
 ALPHA = 0.05  # of the decided signs; the intervals are its complement
 FACTORS = {

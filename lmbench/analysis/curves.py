@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 
 from lmbench.analysis import axes, chart, style
-from lmbench.analysis.readable import METRICS
-from lmbench.analysis.table import References, provenance, reference_values, refuse_mixed_devices, require
+from lmbench.analysis.checks import refuse_mixed_devices, require
+from lmbench.analysis.formats import METRICS
+from lmbench.analysis.references import References, reference_values
+from lmbench.analysis.table import provenance
 from lmbench.config import unknown
 
 PROGRESS = {

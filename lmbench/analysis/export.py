@@ -26,6 +26,9 @@ _SIGNS = {letter: "\\" + letter for letter in "&%$#_{}"} | {
     "−": r"$-$",
 }
 
+# A long text has a fixed width and breaks its lines, rather than shrinking the whole table.
+_PLACES = {"number": "r", "text": "l", "long": "p{6cm}"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stamp:
@@ -69,12 +72,12 @@ def save_table(
 
 
 def to_latex(table: pd.DataFrame) -> str:
-    """A booktabs `tabular` of the readable table: names left, numbers right, references below a rule."""
+    """A booktabs `tabular` of the readable table: words left, numbers right, references below a rule."""
     text, reference = readable.readable(table), readable.is_reference(table)
-    text = text.map(escape_latex).rename(columns=_latex_heading)
-    places = "".join("r" if pd.api.types.is_numeric_dtype(table[name]) else "l" for name in table)
-    if readable.is_result(table):
-        places = "l" + "r" * (len(text.columns) - 1)
+    kinds = readable.kinds(table)
+    text = text.map(escape_latex)
+    text.columns = [_latex_heading(title, kind) for title, kind in zip(text.columns, kinds, strict=True)]
+    places = "".join(_PLACES[kind] for kind in kinds)
     body = text.style.hide(axis="index").to_latex(hrules=True, column_format=places)
     n_models = int((~reference).sum())
     if not 0 < n_models < len(text):
@@ -84,7 +87,7 @@ def to_latex(table: pd.DataFrame) -> str:
     return "\n".join([*lines[:first], r"\midrule", *lines[first:]]) + "\n"
 
 
-def _latex_heading(title: str) -> str:
+def _latex_heading(title: str, kind: readable.Kind) -> str:
     """A heading of several words on two lines, broken before its bracket, else near its middle."""
     breaks = [i for i, letter in enumerate(title) if letter == " "]
     if not breaks or len(title) < 12:
@@ -92,7 +95,8 @@ def _latex_heading(title: str) -> str:
     bracket = title.find(" [")
     at = bracket if bracket >= 0 else min(breaks, key=lambda i: abs(i - len(title) / 2))
     # The empty group keeps LaTeX from reading a bracket after the line break as its length.
-    return rf"\shortstack[r]{{{escape_latex(title[:at])}\\{{}}{escape_latex(title[at + 1 :])}}}"
+    side = "r" if kind == "number" else "l"
+    return rf"\shortstack[{side}]{{{escape_latex(title[:at])}\\{{}}{escape_latex(title[at + 1 :])}}}"
 
 
 def escape_latex(text: str) -> str:

@@ -13,17 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from lmbench.analysis import axes, chart, style
+from lmbench.analysis.checks import refuse_mixed_devices, require
 from lmbench.analysis.comparisons import paired_differences, sweep_panel
 from lmbench.analysis.curves import training_curves, tuning_curves
-from lmbench.analysis.readable import COSTS, METRICS
-from lmbench.analysis.table import (
-    HIGHER_IS_BETTER,
-    References,
-    provenance,
-    reference_values,
-    refuse_mixed_devices,
-    require,
-)
+from lmbench.analysis.formats import COSTS, METRICS
+from lmbench.analysis.references import References, reference_values
+from lmbench.analysis.table import HIGHER_IS_BETTER, provenance
 
 __all__ = [
     "budget_panel",

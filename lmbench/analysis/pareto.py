@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lmbench.analysis.table import refuse_mixed_devices
+from lmbench.analysis.checks import refuse_mixed_devices
 
 TOLERANCE = 0.02  # costs that differ by less are equal: budgets are met to a whole optimizer step
 

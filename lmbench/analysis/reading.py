@@ -3,9 +3,10 @@
 import pandas as pd
 
 from lmbench.analysis.findings import attention_beats_mlp_per_flop, nonlinear_beats_linear
-from lmbench.analysis.readable import METRICS
+from lmbench.analysis.formats import METRICS
+from lmbench.analysis.references import References, reference_values
 from lmbench.analysis.stats import summarise
-from lmbench.analysis.table import HIGHER_IS_BETTER, References, reference_values
+from lmbench.analysis.table import HIGHER_IS_BETTER
 from lmbench.analysis.verdict import Verdict, reading
 
 NO_PAIRS = pd.DataFrame(columns=["a", "b", "difference", "low", "high", "p", "p_holm", "n"])

@@ -14,7 +14,7 @@ from lmbench.analysis.findings import (
     depth_or_context_degrades,
     learned_positions_beat_rope,
 )
-from lmbench.analysis.readable import HIGH, LOW
+from lmbench.analysis.formats import HIGH, LOW
 from lmbench.analysis.stats import paired_differences, summarise
 from lmbench.analysis.table import final_table
 from lmbench.analysis.verdict import comparison_sentences

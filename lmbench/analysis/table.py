@@ -4,15 +4,17 @@
 model label with its seeds, mean and interval, costs, learning rate and rank, and below
 them the reference predictors. It holds numbers; the module `readable` turns them into
 text. Times and memory depend on the machine, so a table that has them refuses to mix
-devices.
+devices. `caption` says where the numbers come from.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from lmbench.analysis.readable import COSTS, HIGH, LOW, LR, METRICS, ON_DEVICE
+from lmbench.analysis.checks import refuse_empty, refuse_mixed, refuse_mixed_devices, require
+from lmbench.analysis.formats import COSTS, HIGH, LOW, LR, METRICS
+from lmbench.analysis.references import References, reference_values
 from lmbench.config import unknown
 from lmbench.records import ROW_COLUMNS
 
@@ -26,14 +28,6 @@ REPORTED_COSTS = (
     "tokens_per_second",
 )
 
-SMOOTHINGS = {
-    "witten_bell": "Witten-Bell",
-    "kneser_ney": "Kneser-Ney",
-    "modified_kneser_ney": "modified Kneser-Ney",
-}
-
-References = Mapping[str, float] | pd.DataFrame | None
-
 
 def final_table(frame: pd.DataFrame, *, split: str = "test") -> pd.DataFrame:
     """Pivot tidy rows into one row per run: its metrics on `split`, its costs, its config.
@@ -46,7 +40,7 @@ def final_table(frame: pd.DataFrame, *, split: str = "test") -> pd.DataFrame:
     Raises:
         ValueError: no rows, or none on that split.
     """
-    _refuse_empty(frame, "the table of rows")
+    refuse_empty(frame, "the table of rows")
     scores = frame[frame["split"] == split]
     if scores.empty:
         raise ValueError(unknown("split", split, set(frame["split"]) - {""}))
@@ -88,7 +82,7 @@ def result_table(
         per_run: from `final_table`.
         references: predictor names to values, or a table with columns predictor and `metric`.
         split: what `per_run` was made from; only named in the title of the metric's column.
-        costs: of `readable.COSTS`; those that `per_run` lacks are left out.
+        costs: of `formats.COSTS`; those that `per_run` lacks are left out.
 
     Returns:
         Columns model, n, the metric's mean, 95% low, 95% high (t interval over seeds), the costs
@@ -104,7 +98,7 @@ def result_table(
     costs = [name for name in costs if name in per_run and per_run[name].notna().any()]
     refuse_mixed_devices(per_run, costs)
     for column in ("parameters", "optimizer.lr"):
-        _refuse_mixed(per_run, column)
+        refuse_mixed(per_run, column)
     title = f"{split} {METRICS.get(metric, metric)}"
     rows = summarise(per_run, by="label", value=metric).rename(
         columns={"label": "model", "mean": title, "low": LOW, "high": HIGH}
@@ -123,84 +117,27 @@ def result_table(
     return out.astype({"n": "Int64", "rank": "Int64"}).reset_index(drop=True)
 
 
-def reference_values(references: References, *, metric: str) -> dict[str, float]:
-    """Predictor names and their values of `metric`, from any accepted form; {} for None."""
-    if references is None:
-        return {}
-    if isinstance(references, pd.DataFrame):
-        require(references, "predictor")
-        require(references, metric)
-        rows = references.dropna(subset=metric)
-        ngrams = rows[rows["predictor"] == "ngram"]
-        several = "smoothing" in ngrams and ngrams["smoothing"].nunique() > 1
-        names = [_predictor_name(row, several=several) for row in rows.to_dict("records")]
-        return dict(zip(names, rows[metric].astype(float), strict=True))
-    return {str(name): float(value) for name, value in references.items()}
+# ------------------------------------------------------------------ captions
 
 
-def leading_references(references: pd.DataFrame, *, metric: str) -> pd.DataFrame:
-    """What a figure has room for: unigram, the best n-gram of each smoothing, the best compressor.
+def caption(runs: pd.DataFrame, *, by: list[str], rates: int | None = None) -> str:
+    """What stands below a result table: where its numbers come from, and how its rates were chosen.
 
-    The table beside the figure lists all of them.
+    Args:
+        runs: the per-run table behind the results, from `final_table`.
+        by: columns whose values make one row of the results, such as ["label"].
+        rates: how many learning rates each model could choose from; None or 1 says nothing.
     """
-    require(references, metric)
-    rows = references.dropna(subset=metric)
-    ngrams = rows["predictor"] == "ngram"
-    best = rows[ngrams].groupby("smoothing", sort=False)[metric].idxmin()
-    others = rows[~ngrams & ~rows["predictor"].isin(["uniform", "unigram"])]
-    keep = [*best, *others.nsmallest(1, metric).index, *rows.index[rows["predictor"] == "unigram"]]
-    return rows.loc[keep]
-
-
-def _predictor_name(row: Mapping[str, object], *, several: bool) -> str:
-    """`n-gram order 4`, with its smoothing where `several` are compared; else the predictor's own name."""
-    if row["predictor"] != "ngram":
-        return str(row["predictor"])
-    return f"n-gram order {row['order']}" + (f" ({SMOOTHINGS[row['smoothing']]})" if several else "")
-
-
-# ------------------------------------------------------------------ what a table must hold
-
-
-def require(table: pd.DataFrame, column: str) -> None:
-    """Raise ValueError unless `table` has rows and the column."""
-    _refuse_empty(table, "the table")
-    if column not in table:
-        raise ValueError(unknown("column", column, table.columns))
-
-
-def refuse_mixed_devices(table: pd.DataFrame, columns: list[str]) -> None:
-    """Raise ValueError if a column that depends on the machine holds values of several devices."""
-    timed = [name for name in columns if name in ON_DEVICE]
-    devices = sorted(table["device"].dropna().unique()) if timed and "device" in table else []
-    if len(devices) > 1:
-        raise ValueError(
-            f"{' and '.join(timed)} cannot be compared over several devices ({', '.join(devices)}); "
-            "keep the rows of one device or drop these columns"
-        )
-
-
-def _refuse_empty(table: pd.DataFrame, what: str) -> None:
-    if table.empty:
-        raise ValueError(f"{what} is empty: there are no finished runs to show")
-
-
-def _refuse_mixed(table: pd.DataFrame, column: str) -> None:
-    if column not in table:
-        return
-    kinds = table.groupby("label")[column].unique()
-    mixed = kinds[kinds.map(len) > 1]
-    if len(mixed):
-        values = ", ".join(f"{v:g}" for v in sorted(mixed.iloc[0]))
-        raise ValueError(
-            f"label {mixed.index[0]!r} mixes runs of different {column} ({values}); give each its own label"
-        )
+    text = provenance(runs, by=by)
+    if rates is None or rates < 2:
+        return text
+    return f"{text[:-1]}; learning rate chosen among {rates} per model on validation."
 
 
 def provenance(table: pd.DataFrame, *, by: list[str]) -> str:
-    """Where numbers come from, for a caption: seeds, interval, corpus, protocol, scored bytes, device."""
+    """Where numbers come from: seeds, interval, corpus, protocol, scored bytes, device and its sharing."""
     counts = table.groupby(by, observed=True).size()
-    n = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+    n, _ = _range(counts)
     parts = [f"n = {n} seed{'s' * (n != '1')}" + (", 95% t intervals" if counts.max() > 1 else "")]
     parts += [_listed(table, "task.corpus", "{}"), _listed(table, "task.tokenizer.kind", "{} tokens")]
     if "task.substitute" in table and (table["task.substitute"] == "valid").any():
@@ -209,7 +146,16 @@ def provenance(table: pd.DataFrame, *, by: list[str]) -> str:
     parts += [_listed(table, "protocol.kind", "protocol {}")]
     parts += [_listed(table, "protocol.eval_bytes", "first {} bytes of each split scored")]
     parts += [_listed(table, "device", "{}")]
+    # Seconds of runs that shared a device are not those of a run that has it alone.
+    jobs, most = _range(table["jobs"].fillna(1)) if "jobs" in table else ("1", 1)
+    parts += [f"{jobs} runs at a time" if most > 1 else ""]
     return "; ".join(part for part in parts if part) + "."
+
+
+def _range(values: pd.Series) -> tuple[str, int]:
+    """`3`, or `1 to 3`, and the highest."""
+    low, high = int(values.min()), int(values.max())
+    return (f"{low}" if low == high else f"{low} to {high}"), high
 
 
 def _listed(table: pd.DataFrame, column: str, words: str) -> str:

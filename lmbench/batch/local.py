@@ -2,11 +2,12 @@
 
 Each job is a process of its own, not one of a pool: it can be interrupted alone, it gets
 its number of threads before torch is imported, and whatever it does to itself ends with
-it. Children read a job as JSON on their standard input and answer with one line of JSON.
+it. It also ends when this process is killed (on Linux). Children read a job as JSON on their standard input and answer with one line of JSON.
 Training inside the notebook says how far it is in a file (see `lmbench.progress`).
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from lmbench.batch.state import State, Watch
 from lmbench.errors import NotebookFailed, sentence
@@ -27,6 +29,7 @@ from lmbench.notebook import Job, prepare, run_job
 
 POLL_S = 0.5  # between two looks at how far the running jobs are
 STOP_S = 15.0  # what a job gets to shut its kernel down after Ctrl-C
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies
 
 
 def run_local(jobs: Sequence[Job], *, workers: int, timeout: float | None, watch: Watch) -> list[State]:
@@ -131,7 +134,7 @@ class _Child:
     def _request(self) -> dict:
         job = {"name": self.job.notebook, "preset": self.job.preset, "parameters": self.job.overrides}
         job |= {"store": self.job.store, "out": str(self.job.target)}
-        return {"job": job, "timeout": self.timeout}
+        return {"job": job, "timeout": self.timeout, "parent": os.getpid()}
 
     def _environment(self) -> dict[str, str]:
         out = dict(os.environ) | {"LMBENCH_PROGRESS_FILE": str(self.progress)}
@@ -163,14 +166,41 @@ def serve() -> None:
     """The child's side: one job from standard input, one answer on standard output."""
     # A shell starts background jobs with SIGINT ignored, and children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminate)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     request = json.load(sys.stdin)
-    error = ""
+    try:
+        # The parent may have died before the signal was asked for.
+        if os.getppid() != request["parent"]:
+            _terminate(signal.SIGTERM, None)
+        error = _served(request)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        if os.getppid() != request["parent"]:
+            _tidy_after_parent()
+    # On a line of its own: a kernel may have left half a line.
+    sys.stdout.write("\n" + json.dumps({"lmbench_error": error}) + "\n")
+
+
+def _served(request: dict) -> str:
+    """Run the job of a request; returns "" or what went wrong."""
     try:
         out = request["job"].pop("out")
         run_job(prepare(**request["job"], out=Path(out)), progress=False, timeout=request["timeout"])
     except (ValueError, OSError, NotebookFailed) as problem:
-        error = sentence(problem)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    # On a line of its own: a kernel may have left half a line.
-    sys.stdout.write("\n" + json.dumps({"lmbench_error": error}) + "\n")
+        return sentence(problem)
+    return ""
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def _tidy_after_parent() -> None:
+    """Remove what a killed parent left: the progress file, and its folder with the last child."""
+    progress = Path(os.environ["LMBENCH_PROGRESS_FILE"])
+    progress.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        progress.parent.rmdir()

@@ -58,6 +58,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         status = 1
     except Exception as error:
         _traceback_if(debug)
+        if _is_out_of_memory(error):
+            error = ValueError("memory ran out; a smaller batch_size, model or context needs less")
         expected = isinstance(error, ValueError | OSError | NotebookFailed)
         name = "" if expected else f"internal error, {type(error).__name__}: "
         hint = "" if expected else " (--debug shows where)"
@@ -71,6 +73,14 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def _traceback_if(debug: bool) -> None:
     if debug:
         traceback.print_exc()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, torch or the device ran out of memory; torch has an own type for GPUs only."""
+    said = str(error).lower()
+    words = ("out of memory", "can't allocate memory", "cannot allocate memory")
+    by_torch = isinstance(error, RuntimeError) and any(part in said for part in words)
+    return by_torch or isinstance(error, MemoryError)
 
 
 def _terminate(number: int, frame: object) -> NoReturn:

@@ -48,10 +48,12 @@ def verify(names: Names = None) -> None:
     show.table(("corpus", "file", "status"), rows)
     # Asked for by name, a corpus has to be whole.
     accepted = ("ok",) if names else ("ok", "missing")
-    bad = [f"{name}/{file}" for name, file, status in rows if status not in accepted]
+    bad = [(name, file) for name, file, status in rows if status not in accepted]
     if bad:
+        files, corpora = [f"{name}/{file}" for name, file in bad], dict.fromkeys(name for name, _ in bad)
         raise ValueError(
-            f"{', '.join(bad)}: missing or damaged; `lmbench data fetch NAME --force` replaces them"
+            f"{', '.join(files)}: missing or damaged; "
+            f"`lmbench data fetch {' '.join(corpora)} --force` replaces them"
         )
 
 

@@ -24,7 +24,7 @@ def list_names(
 ) -> None:
     """List models, tasks, methods, corpora, notebooks and presets."""
     if what is not None and what not in WHAT:
-        raise ValueError(unknown("list", what, WHAT))
+        raise ValueError(unknown("kind of thing to list", what, WHAT))
     found = {name: _collect(name) for name in ([what] if what else WHAT)}
     if json:
         show.write_json(found)

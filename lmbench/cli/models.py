@@ -7,6 +7,7 @@ import typer
 
 from lmbench.cli import show
 from lmbench.cli.notebooks import Assignments
+from lmbench.cli.runs import final_rows
 from lmbench.config import make, parse_assignments
 
 DEFAULT_STEPS = 300  # of `lmbench train`: enough to see a loss fall on any machine
@@ -57,22 +58,33 @@ def train(
     """Train one model, or take its result from the store.
 
     Keys of -p are fields of a run: -p steps=1000 -p lr=1e-3 -p task.corpus=tiny_shakespeare -p d_model=64.
+    A run whose loss stopped being finite ends in exit status 1.
     """
     from lmbench.home import results
     from lmbench.run import make_run
     from lmbench.store import Store
-    from lmbench.training.execute import fit_model, run_all
+    from lmbench.training.execute import fit_model, resolve_device, run_all
 
     assignments = parse_assignments(p or [])
+    if "model" in assignments:
+        raise ValueError(
+            f"-p model = {assignments['model']!r} is not accepted: the model is the argument, here {model!r}"
+        )
+    resolve_device(device)  # before a text is read, which can take minutes
     run = make_run({"model": model, "steps": DEFAULT_STEPS} | assignments)
     if not {"vocab_size", "model.vocab_size"} & set(assignments):
         run = run.replace(model=fit_model(run.model, run.task))
     store = Store(results())
     rows = run_all([run], store=store, device=device)
-    final = rows.sort_values("step").groupby(["split", "metric"], as_index=False).last()
-    columns = ("split", "metric", "value", "n", "step")
+    final, diverged = final_rows(rows), rows[rows["metric"] == "diverged"]["value"]
     if json:
-        show.write_json({"run": run.digest, "rows": final[list(columns)].to_dict("records")})
+        show.write_json({"run": run.digest, "rows": final.to_dict("records")})
+    if len(diverged):
+        raise ValueError(
+            f"{run.model.name} diverged at step {diverged.iloc[0]:.0f} of {run.steps}: its loss is not finite, "
+            f"so nothing was tested; try a learning rate below {run.optimizer.lr:g} (-p lr=...)"
+        )
+    if json:
         return
-    show.table(columns, final[list(columns)].itertuples(index=False))
+    show.table(list(final.columns), final.itertuples(index=False))
     show.line(f"\n{run.model.name}, {run.steps} steps: {store.folder(run.digest)}")

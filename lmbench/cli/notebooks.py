@@ -45,15 +45,17 @@ def notebook(
     """Execute one notebook; the runs that are finished are reused."""
     from lmbench.errors import NotebookFailed
     from lmbench.notebook import prepare
+    from lmbench.notebook.publish import check_commit, published
     from lmbench.notebook.publish import publish as pack_records
-    from lmbench.notebook.publish import published
 
     if publish and (out or store != "local"):
         raise ValueError(
             "--publish writes what the local store holds to results/reference; leave out --out and --store"
         )
     job = prepare(name, preset=preset, parameters=parse_assignments(p or []), store=store, out=out)
-    job = published(job) if publish else job
+    if publish:
+        check_commit()
+        job = published(job)
     (state,) = _run([job], engine="local", workers=1, timeout=timeout, repeat=True)
     if state.status == "failed":
         raise NotebookFailed(state.message)

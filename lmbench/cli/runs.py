@@ -8,6 +8,8 @@ from lmbench.cli import show
 from lmbench.config import nearest
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from lmbench.store import Store
 
 app = typer.Typer(help="Finished runs: list, show, verify, prune.", no_args_is_help=True)
@@ -34,8 +36,7 @@ def show_run(
     store = _store()
     digest = _whole(store, digest)
     record, rows = store.record(digest), store.rows(digest)
-    final = rows.sort_values("step").groupby(["split", "metric"], as_index=False).last()
-    final = final[["split", "metric", "value", "n", "step"]]
+    final = final_rows(rows)
     if json:
         show.write_json(record | {"rows": final.to_dict("records")})
         return
@@ -69,6 +70,13 @@ def prune(
     for digest in removed:
         show.line(digest)
     show.line(f"{len(removed)} runs {'would be removed' if dry_run else 'removed'}")
+
+
+def final_rows(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """The last row of each metric of a run, as it was written."""
+    # Not groupby().last(): that takes each column's last value that is not NaN, from whichever row.
+    last = rows.sort_values("step", kind="stable").groupby(["split", "metric"]).tail(1)
+    return last.sort_values(["split", "metric"])[["split", "metric", "value", "n", "step"]]
 
 
 def _store() -> "Store":

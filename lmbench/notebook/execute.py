@@ -9,6 +9,7 @@ written last.
 """
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -17,10 +18,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lmbench.config import digest_of
 from lmbench.errors import NotebookFailed
 from lmbench.home import commit, results, root
 from lmbench.notebook.find import SMOKE
-from lmbench.notebook.job import OUT_VARIABLE, Job, prepare
+from lmbench.notebook.job import OUT_VARIABLE, PARAMETERS_VARIABLE, Job, prepare
 
 SCHEMA = 1  # of the record
 START_TIMEOUT_S = 120  # a kernel starts in 0.5 s; a busy or cold machine may need far longer
@@ -44,7 +46,8 @@ def execute(
         timeout: seconds that a single cell may take; None is without limit.
 
     Raises:
-        ValueError: what was asked for does not exist or has the wrong type.
+        ValueError: what was asked for does not exist or has the wrong type, or another process
+            is making the same result.
         NotebookFailed: a cell raised, exited or took too long, or the kernel died. The target
             is as it was, and the failed copy lies under results/failed.
     """
@@ -55,12 +58,41 @@ def execute(
 def run_job(job: Job, *, progress: bool = True, timeout: float | None = None) -> Path:
     """Execute one prepared job, whether or not its result exists already; see `execute`."""
     job.target.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(job):
+        _run_alone(job, progress=progress, timeout=timeout)
+    return job.target
+
+
+@contextlib.contextmanager
+def _alone(job: Job) -> Iterator[None]:
+    """While inside, no other process makes the result of `job`."""
+    from filelock import FileLock, Timeout
+
+    folder = results() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"notebook-{digest_of(str(job.target))}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"notebook {job.label} is being executed by another process, which writes {job.target}; "
+            "wait for its end, or choose another file with --out"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run_alone(job: Job, *, progress: bool, timeout: float | None) -> None:
     key = job.key()  # before the run: an edit during it must not pass for what was run
     started = time.monotonic()
     part = job.target.with_name(f".{job.target.stem}.{os.getpid()}.part.ipynb")
     folder = part.with_suffix("")
     try:
-        with _writing_to(folder):
+        folder.mkdir()
+        told = {OUT_VARIABLE: str(folder), PARAMETERS_VARIABLE: json.dumps(job.settings)}
+        with _environment(told):
             problem = _run(job, part, progress=progress, timeout=timeout) or _flaw(part)
         if problem:
             raise NotebookFailed(f"notebook {job.label} {problem}{_keep_failed(job, part)}")
@@ -69,7 +101,6 @@ def run_job(job: Job, *, progress: bool = True, timeout: float | None = None) ->
         part.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
     _failed_copy(job).unlink(missing_ok=True)
-    return job.target
 
 
 def _replace(job: Job, data: bytes, folder: Path, *, key: str, seconds: float) -> None:
@@ -98,18 +129,17 @@ def _replace(job: Job, data: bytes, folder: Path, *, key: str, seconds: float) -
 
 
 @contextlib.contextmanager
-def _writing_to(folder: Path) -> Iterator[None]:
-    """A folder for the notebook's tables and figures, made known to the kernel through the environment."""
-    folder.mkdir()
-    before = os.environ.get(OUT_VARIABLE)
-    os.environ[OUT_VARIABLE] = str(folder)
+def _environment(told: Mapping[str, str]) -> Iterator[None]:
+    """Variables that a kernel which starts inside inherits."""
+    before = {name: os.environ.get(name) for name in told}
+    os.environ.update(told)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[OUT_VARIABLE]
-        else:
-            os.environ[OUT_VARIABLE] = before
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
 
 
 def _run(job: Job, part: Path, *, progress: bool, timeout: float | None) -> str:

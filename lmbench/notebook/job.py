@@ -1,12 +1,13 @@
 """One notebook with one set of parameters: what it is, where its result lies, whether that still holds.
 
-A job's key is a digest of the notebook's cells, of every parameter value, and of all source
-files of this package. Its result counts as done as long as the record beside it has that
+A job's key is a digest of the notebook's cells, of every parameter value, of the text of its
+corpus, and of all source files of this package. Its result counts as done as long as the record beside it has that
 key and every file of the result still has its recorded hash. Any edit of the code therefore repeats
 the notebook; its runs, which have digests of their own, come from the store, so repeating
 is cheap. The commit, the machine and library versions are recorded but not in the key.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -15,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from lmbench.config import digest_of, unknown
-from lmbench.home import results
+from lmbench.home import results, root
 from lmbench.notebook.find import SMOKE, find, notebooks, preset_values
 from lmbench.notebook.parameters import cells_of, checked, parameters_of
 
 STORES = ("local", "reference")
 OUT_VARIABLE = "LMBENCH_OUT"  # tells a notebook's session where its tables and figures go
+PARAMETERS_VARIABLE = "LMBENCH_PARAMETERS"  # and what to write into their stamps, as JSON
 # Parameters with an option of their own; a notebook that declares one is told its value.
 RESERVED = ("preset", "store")
 
@@ -52,6 +54,11 @@ class Job:
         return self.target.with_suffix("")
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """Every parameter of the notebook: those that are injected, and the defaults of the others."""
+        return {name: p.default for name, p in parameters_of(self.path).items()} | self.values
+
+    @property
     def label(self) -> str:
         """Short name for tables and messages."""
         given = ", ".join(f"{key}={json.dumps(value)}" for key, value in self.overrides.items())
@@ -60,7 +67,8 @@ class Job:
     def key(self) -> str:
         """Digest of all that the result depends on, as far as this project's files say."""
         cells = [[cell["cell_type"], cell["source"]] for cell in cells_of(self.path)]
-        return digest_of({"cells": cells, "values": self.values, "code": _code_digest()})
+        text = _corpus_fingerprint(self.settings)
+        return digest_of({"cells": cells, "values": self.values, "corpus": text, "code": _code_digest()})
 
     def hashes(self) -> dict[str, str]:
         """sha256 of each file of the result, by its path beside the target; {} where there is none."""
@@ -132,6 +140,28 @@ def finished(job: Job) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         # No result yet, or a record that is damaged: either way the job has to run.
         return None
+
+
+def _corpus_fingerprint(settings: Mapping[str, Any]) -> str:
+    """What identifies the text of the parameter `corpus`; "" where there is none, or no such corpus.
+
+    A notebook runs in the project folder, so that is where a relative path begins, wherever
+    this process works. Of a corpus that does not exist, the run itself says so.
+    """
+    from lmbench.data.corpus import corpora, fingerprint
+    from lmbench.data.manifest import search_folders
+
+    name, substitute = settings.get("corpus"), settings.get("substitute", "")
+    if not isinstance(name, str) or not name:
+        return ""
+    places = [name]
+    if name not in corpora():
+        given = root() / Path(name).expanduser()
+        places = [str(given), *map(str, search_folders(name) if len(Path(name).parts) == 1 else ())]
+    for place in places:
+        with contextlib.suppress(ValueError, OSError):
+            return fingerprint(place, substitute=substitute)
+    return ""
 
 
 def _code_digest() -> str:

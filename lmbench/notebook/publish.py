@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from lmbench.home import results
+from lmbench.home import commit, results
 from lmbench.notebook.job import Job
 from lmbench.notebook.session import read_session
 from lmbench.records import Records, Reference, pack
@@ -18,6 +18,25 @@ def reference_folder(notebook: str) -> Path:
 def published(job: Job) -> Job:
     """The same execution with its copy, tables and figures going to the reference."""
     return replace(job, target=reference_folder(job.notebook) / job.target.name)
+
+
+def check_commit() -> None:
+    """Refuse to publish what no commit holds: a published result names the code that made it.
+
+    Raises:
+        ValueError: the code has uncommitted changes, or lies in no git clone.
+    """
+    made_by = commit()
+    if made_by == "unknown":
+        raise ValueError(
+            "--publish needs a commit to name as the origin of the results, and this code lies in no "
+            "git clone (or git is missing); publish from a clone"
+        )
+    if made_by.endswith("-dirty"):
+        raise ValueError(
+            "--publish needs a commit to name as the origin of the results, and this code has changes "
+            f"beyond {made_by.removesuffix('-dirty')}; commit them and run the same command again"
+        )
 
 
 def publish(notebook: str) -> Path:

@@ -17,7 +17,7 @@ import pandas as pd
 from lmbench.analysis import export, readable
 from lmbench.analysis.chart import Chart
 from lmbench.home import commit, results
-from lmbench.notebook.job import OUT_VARIABLE
+from lmbench.notebook.job import OUT_VARIABLE, PARAMETERS_VARIABLE
 from lmbench.records import Records, write_atomically, write_json
 
 
@@ -28,6 +28,9 @@ class Session:
         self.notebook, self.preset, self.store, self._commit = notebook, preset, store, commit()
         chosen = os.environ.get(OUT_VARIABLE)
         self.folder = Path(chosen) if chosen else results() / "notebooks" / notebook / f"{preset}-interactive"
+        # All parameters where the notebook runs unattended; by hand, only its name and preset are known.
+        told = json.loads(os.environ.get(PARAMETERS_VARIABLE, "{}"))
+        self._parameters = {"notebook": notebook, "preset": preset} | told
         self._written: list[str] = []
         self._headline = ""
 
@@ -58,11 +61,22 @@ class Session:
         self._written.append(f"figures/{name}")
         display(chart)
 
-    def say(self, text: str) -> None:
-        """Show generated paragraphs, and keep them beside the tables they speak of."""
+    def say(self, text: str, name: str = "reading") -> None:
+        """Show generated paragraphs, and keep them beside the tables they speak of.
+
+        Args:
+            name: file name without ending; a notebook with several readings gives each its own.
+
+        Raises:
+            ValueError: a name that is not a plain file name, or that of the headline.
+        """
         from IPython.display import display
 
-        write_atomically(self.folder / "reading.txt", (text + "\n").encode())
+        if not name or Path(name).name != name or name.startswith("."):
+            raise ValueError(f"name {name!r} is not a plain file name without folders")
+        if name == "headline":
+            raise ValueError("name 'headline' is taken by the headline table; choose another")
+        write_atomically(self.folder / f"{name}.txt", (text + "\n").encode())
         paragraphs = "".join(f"<p>{html.escape(part)}</p>" for part in text.split("\n\n"))
         display({"text/html": paragraphs, "text/plain": text}, raw=True)
 
@@ -87,7 +101,7 @@ class Session:
         return export.Stamp(
             commit=self._commit,
             device=self._device(),
-            parameters={"notebook": self.notebook, "preset": self.preset},
+            parameters=self._parameters,
             digests=tuple(sorted(self.store.used)),
         )
 

@@ -33,7 +33,10 @@ def setup(notebook: str, *, preset: str = "smoke", store: str = "local") -> Sess
 
 
 def circumstances() -> str:
-    """One line with the versions and the device that a notebook runs on."""
+    """One line with the versions and the device that a notebook runs on.
+
+    The records that it draws may come from another machine, so the line says whose it is.
+    """
     import torch
 
     from lmbench import __version__
@@ -43,7 +46,7 @@ def circumstances() -> str:
     device = default_device()
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     return (
-        f"lmbench {__version__}, Python {platform.python_version()}, torch {torch.__version__}, "
+        f"this machine: lmbench {__version__}, Python {platform.python_version()}, torch {torch.__version__}, "
         f"{device_name(device)}{threads}"
     )
 

@@ -31,11 +31,13 @@ def write_latex(found: list[Executed], out: Path) -> Path:
         for table in (path.with_suffix(".tex") for path in entry.tables):
             if table.is_file():
                 name = _copied(table, out, "tables", entry.page)
-                parts.append(_float("table", rf"\fitted{{{name}}}", _words(table, "caption")))
+                parts.append(_float("table", rf"\fitted{{{name}}}", _caption(table)))
         for figure in (path.with_suffix(".png") for path in entry.figures):
             if figure.is_file():
                 name = _copied(figure, out, "figures", entry.page)
-                parts.append(_float("figure", rf"\includegraphics{{{name}}}", _words(figure, "alt")))
+                # The figure carries its own caption; this one only says which figure it is.
+                words = f"{entry.title}: {figure.stem.replace('_', ' ')}"
+                parts.append(_float("figure", rf"\includegraphics{{{name}}}", words))
     write_atomically(out / "report.tex", _LATEX.replace("CONTENT", "\n".join(parts)).encode())
     return out / "report.tex"
 
@@ -47,8 +49,8 @@ def _copied(source: Path, out: Path, kind: str, page: str) -> str:
     return name
 
 
-def _words(path: Path, key: str) -> str:
-    return read_json(path.with_suffix(".json")).get(key) or path.stem.replace("_", " ")
+def _caption(table: Path) -> str:
+    return read_json(table.with_suffix(".json")).get("caption") or table.stem.replace("_", " ")
 
 
 def _float(kind: str, body: str, caption: str) -> str:
