@@ -16,6 +16,7 @@ import hashlib
 import importlib
 import json
 import pkgutil
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Self

@@ -1,5 +1,6 @@
 """Batches: plans are checked whole, what is done is not repeated, failures are honest."""
 
+import json
 import os
 import signal
 import subprocess
@@ -178,3 +179,64 @@ def test_a_child_that_dies_without_an_answer_is_a_failure(plan, monkeypatch):
     (state,) = run_batch(jobs)
     assert state.status == "failed"
     assert "01_good smoke could not be run" in state.message
+
+
+def lives(pid):
+    """Whether a process runs; one that has ended but that nobody has waited for does not."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's death")
+def test_a_killed_command_takes_its_jobs_and_kernels_with_it(plan, notebook, project, monkeypatch):
+    temporary, mark = project / "tmp", project / "started"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    cell = (
+        "import os, pathlib, time\n"
+        f"part = pathlib.Path({str(mark)!r} + '.part')\n"
+        "part.write_text(f'{os.getpid()} {os.getppid()}')\n"
+        f"part.rename({str(mark)!r})\n"
+        "pathlib.Path(os.environ['LMBENCH_PROGRESS_FILE']).write_text('{}')\n"
+        "while True:\n    time.sleep(0.05)"
+    )
+    notebook("01_good", cell, parameters=PARAMETERS)
+    path = plan('[[run]]\nnotebook = "01"')
+    command = [sys.executable, "-m", "lmbench", "batch", str(path)]
+    with subprocess.Popen(command, stderr=-3, stdout=-3, cwd=project) as process:
+        deadline = time.monotonic() + 60
+        while not mark.exists() and time.monotonic() < deadline and process.poll() is None:
+            os.sched_yield()
+        process.kill()
+    kernel, child = map(int, mark.read_text().split())
+    try:
+        deadline = time.monotonic() + 30
+        while (lives(kernel) or lives(child)) and time.monotonic() < deadline:
+            os.sched_yield()
+        assert [lives(kernel), lives(child)] == [False, False]
+    finally:
+        for pid in (kernel, child):
+            if lives(pid):
+                os.kill(pid, signal.SIGKILL)
+    assert list((project / "results/notebooks/01_good").iterdir()) == []
+    assert [found.name for found in temporary.iterdir() if found.name.startswith("lmbench-")] == []
+
+
+def test_a_job_whose_parent_died_before_it_listened_does_not_start(plan, project):
+    (job,) = read_plan(plan('[[run]]\nnotebook = "01"'))
+    request = {"job": {"name": "01_good", "out": str(job.target)}, "timeout": None, "parent": -1}
+    environment = os.environ | {"LMBENCH_PROGRESS_FILE": str(project / "progress" / "0.json")}
+    (project / "progress").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "lmbench.batch.child"],
+        input=json.dumps(request),
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGTERM, "", "")
+    assert not job.target.parent.exists()
+    assert not (project / "progress").exists()

@@ -3,12 +3,14 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import torch
 
 from lmbench import cli
 from lmbench.batch import State
@@ -32,14 +34,14 @@ def lmbench(capsys):
     signal.signal(signal.SIGTERM, before)
 
 
-def fill(project, digest="0123456789abcdef"):
+def fill(project, digest="0123456789abcdef", *, value=1.25):
     """One finished record in the store of a project."""
     import pandas as pd
 
     store = Store(project / "results")
     store.begin(digest)
     row = dict.fromkeys(ROW_COLUMNS, 0) | {"evaluation": "", "split": "test", "task": "text", "level": ""}
-    rows = pd.DataFrame([row | {"metric": "nll", "value": 1.25, "n": 3, "step": 7}])
+    rows = pd.DataFrame([row | {"metric": "nll", "value": value, "n": 3, "step": 7}])
     config = {"kind": "run", "version": 1, "steps": 7, "model": {"kind": "mlp", "version": 1, "d_ff": 8}}
     run = {"schema": 1, "kind": "run", "label": "mlp", "config": config}
     store.finish(digest, run=run, env={"device": "cpu"}, rows=rows, items=pd.DataFrame({"evaluation": ["e"]}))
@@ -72,12 +74,19 @@ def test_python_m_lmbench_is_the_command():
     [
         ("lst", 2, "No such command 'lst'. Did you mean 'list'?"),
         ("cost mlp --jsn", 2, "No such option: --jsn .Possible options: --json."),
-        ("list model", 1, "unknown list 'model'; .* Did you mean 'models'"),
+        ("list model", 1, "unknown kind of thing to list 'model'; .* Did you mean 'models'"),
         ("cost transfomer", 1, "unknown model 'transfomer'; .* Did you mean 'transformer'"),
         ("cost mlp -p d_fff=2", 1, "'d_fff'; accepted: .* Did you mean 'd_ff'"),
         ("cost mlp -p d_ff=wide", 1, "d_ff = 'wide' is not accepted"),
         ("cost mlp -p d_ff", 1, "-p 'd_ff' is not of the form key=value"),
         ("cost transformer -p d_model=30", 1, "n_head"),
+        (
+            "cost transformer -p norm=rms",
+            1,
+            "norm = 'rms' is not accepted: input should be 'layernorm' or 'rmsnorm'. Did you mean 'rmsnorm'",
+        ),
+        ("train mlp -p model=linear", 1, "-p model = 'linear' is not accepted: the model is the argument"),
+        ("train mlp --device gpu -p corpus=ptbb", 1, "unknown device 'gpu'"),
         ("train mlp -p stps=3", 1, "unknown key 'stps'.* Did you mean 'steps'"),
         ("train mlp -p corpus=ptbb", 1, "ptbb"),
         ("notebook 17", 1, "unknown notebook '17'"),
@@ -87,8 +96,6 @@ def test_python_m_lmbench_is_the_command():
     ],
 )
 def test_a_wrong_command_line_is_one_sentence_on_standard_error(lmbench, line, status, message):
-    import re
-
     found, out, err = lmbench(*line.split())
     assert (found, out) == (status, "")
     assert re.search(message, err)
@@ -123,6 +130,19 @@ def test_an_error_has_a_traceback_only_with_debug(lmbench):
             1,
             "'papermill'; `make env` installs everything",
         ),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you"
+            ),
+            1,
+            "lmbench: memory ran out; a smaller batch_size, model or context needs less",
+        ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+            1,
+            "lmbench: memory ran out",
+        ),
+        (MemoryError(), 1, "lmbench: memory ran out"),
         (RuntimeError("a\nb"), 1, "internal error, RuntimeError: a b (--debug shows where)"),
         (KeyError("x"), 1, "internal error, KeyError: 'x' (--debug shows where)"),
     ],
@@ -244,6 +264,37 @@ def test_train_runs_once_and_prints_the_final_rows(lmbench, project):
     assert Store(project / "results").digests() == [first["run"]]
 
 
+def test_a_diverged_training_is_one_sentence_with_its_step_and_status_1(lmbench, project):
+    from tests.corpora import write_corpus
+
+    corpus = write_corpus(project / "corpus")
+    words = ["train", "mlp", "--device", "cpu", "-p", f"task.corpus={corpus}", "-p", "steps=6"]
+    words += ["-p", "batch_size=2", "-p", "seq_len=8", "-p", "optimizer.lr=1e30", "-p", "schedule=constant"]
+    for _ in range(2):  # trained, then read from the store
+        status, out, err = lmbench(*words)
+        assert (status, out, err.count("\n")) == (1, "", 1), err
+        assert re.match(r"lmbench: mlp diverged at step [1-6] of 6: its loss is not finite", err)
+    status, out, err = lmbench(*words, "--json")
+    assert (status, err.count("\n")) == (1, 1)
+    found = json.loads(out, parse_constant=pytest.fail)["rows"]
+    assert 1 <= next(row["value"] for row in found if row["metric"] == "diverged") <= 6
+    assert not [row for row in found if row["split"] == "test"]
+
+
+def test_final_rows_are_rows_as_they_were_written_and_json_has_no_nan(lmbench, project):
+    import pandas as pd
+
+    from lmbench.cli.runs import final_rows
+
+    rows = pd.DataFrame({"split": "valid", "metric": "nll", "value": [3.0, float("nan")], "step": [1, 2]})
+    rows = rows.assign(n=[10, 20]).iloc[::-1]
+    (last,) = final_rows(rows).to_dict("records")
+    assert (last["step"], last["n"], last["value"] != last["value"]) == (2, 20, True), "not 3.0, of step 1"
+    fill(project, value=float("nan"))
+    (row,) = json.loads(lmbench("runs", "show", "0123", "--json")[1], parse_constant=pytest.fail)["rows"]
+    assert row["value"] is None
+
+
 # ------------------------------------------------------------------ notebooks
 
 
@@ -298,6 +349,30 @@ def test_a_report_without_results_names_the_remedy(lmbench, project):
     assert lmbench("report", "--format", "pdf")[2].startswith("lmbench: unknown report format 'pdf'")
 
 
+@pytest.mark.parametrize(
+    "made_by, message",
+    [
+        ("0123456789ab-dirty", "this code has changes beyond 0123456789ab; commit them and run the same"),
+        ("unknown", "this code lies in no git clone .or git is missing.; publish from a clone"),
+    ],
+)
+def test_publish_refuses_code_that_no_commit_holds(lmbench, notebook, project, monkeypatch, made_by, message):
+    monkeypatch.setattr("lmbench.notebook.publish.commit", lambda: made_by)
+    notebook("01_first", "1")
+    status, out, err = lmbench("notebook", "01", "--publish")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert re.search(message, err)
+    assert list((project / "results").iterdir()) == [], "before anything runs"
+
+
+def test_verify_names_the_damaged_corpora_in_its_remedy(lmbench, monkeypatch):
+    monkeypatch.setattr("lmbench.data.fetch.verify", lambda name: [("train.txt", "missing"), ("b.txt", "ok")])
+    status, _, err = lmbench("data", "verify", "ptb", "text8")
+    assert status == 1
+    assert "ptb/train.txt, text8/train.txt: missing or damaged" in err
+    assert "`lmbench data fetch ptb text8 --force` replaces them" in err
+
+
 # ------------------------------------------------------------------ the doctor
 
 
@@ -306,6 +381,19 @@ def test_the_doctor_has_a_line_for_everything_it_checks(lmbench):
     names = ("python", "project", "packages", "device", "threads", "kernel", "corpus ptb", "disk", "results")
     assert [name for name in names if f" {name}: " not in out] == []
     assert status == int("FAIL" in out)
+
+
+def test_a_folder_that_is_no_project_is_a_failing_line_of_the_doctor(lmbench, tmp_path, monkeypatch):
+    monkeypatch.setenv("LMBENCH_HOME", str(tmp_path))
+    status, out, err = lmbench("doctor")
+    assert (status, err) == (1, "")
+    assert f"FAIL project: {tmp_path} holds no notebooks, pyproject.toml, constraints.txt" in out
+    assert "set LMBENCH_HOME to it" in out
+    monkeypatch.delenv("LMBENCH_HOME")
+    monkeypatch.chdir(tmp_path)
+    status, out, err = lmbench("doctor")
+    assert (status, err) == (1, "")
+    assert "FAIL project: not found" in out
 
 
 def test_the_doctor_fails_when_results_cannot_be_written(monkeypatch):

@@ -207,6 +207,35 @@ def test_the_pareto_front_joins_only_models_that_nothing_beats():
     assert set(front.get_xdata()) == {1e12, 2e12}
 
 
+def test_a_front_of_one_model_is_a_ring_and_the_legend_shows_it():
+    best = runs(train_flops=[3e12] * 3 + [2e12] * 3 + [1e12] * 3)  # transformer: cheapest and best
+    assert rings(figures.loss_against(best)) == [(1e12, pytest.approx(2.87))]
+    assert rings(figures.loss_against(runs())) == []
+    legend = {line.get_label(): line for line in figures.loss_against(best).legends[0].legend_handles}
+    assert legend["Pareto front"].get_marker() == "o"
+
+
+def rings(fig):
+    lines = line_through(fig.axes[0], style.PALE)
+    return [(line.get_xdata()[0], line.get_ydata()[0]) for line in lines if line.get_marker() == "o"]
+
+
+def test_figures_name_n_grams_shortly():
+    found = pd.DataFrame(
+        {
+            "predictor": ["ngram", "ngram", "unigram"], "order": [5, 4, 0],
+            "smoothing": ["modified_kneser_ney", "witten_bell", "add_half"],
+            "bits_per_byte": [2.41, 2.62, 3.3], "nll": [2.41, 2.62, 3.3],
+        }
+    )  # fmt: skip
+    expected = {"2.41 5-gram mod. KN", "2.62 4-gram WB", "3.30 unigram"}
+    for fig in (
+        figures.budget_panel(runs(), references=found),
+        figures.training_curves(curve_rows(), references=found),
+    ):
+        assert expected <= {text.get_text() for text in fig.axes[-1].texts}
+
+
 def test_references_below_the_data_are_always_in_view_and_far_ones_above_are_named_with_an_arrow():
     fig = figures.loss_against(runs(), references=REFERENCES)
     low, high = fig.axes[0].get_ylim()
@@ -245,15 +274,44 @@ def test_curves_say_how_many_runs_diverged():
 def test_curves_are_cut_off_above_the_ceiling_and_say_so():
     whole, cut = (figures.training_curves(curve_rows(), x="step", ceiling=c) for c in (None, 3.6))
     assert whole.axes[0].get_ylim()[1] > 4.0
-    assert cut.axes[0].get_ylim()[1] == pytest.approx(3.6, abs=0.1)
+    assert cut.axes[0].get_ylim()[1] == 3.6
     assert cut.axes[0].get_ylim()[0] == pytest.approx(whole.axes[0].get_ylim()[0], abs=0.1)
     assert "Losses above 3.6, a uniform guess, are cut off." in cut.caption.replace("\n", " ")
     assert "cut off" not in whole.caption
 
 
 def test_a_ceiling_above_all_losses_changes_no_axis():
-    low, high = (figures.training_curves(curve_rows(), ceiling=c).axes[0].get_ylim() for c in (None, 99.0))
-    assert low == high
+    whole, same = (figures.training_curves(curve_rows(), ceiling=c) for c in (None, 99.0))
+    assert whole.axes[0].get_ylim() == same.axes[0].get_ylim()
+    assert "cut off" not in same.caption
+
+
+def test_a_ceiling_below_all_losses_would_leave_nothing_and_is_not_used():
+    whole, same = (figures.training_curves(curve_rows(), ceiling=c) for c in (None, 1.0))
+    assert whole.axes[0].get_ylim() == same.axes[0].get_ylim()
+    assert "cut off" not in same.caption
+
+
+def test_references_above_the_ceiling_do_not_raise_it():
+    given = {"zlib": 3.25, "uniform": 3.7}
+    fig = figures.training_curves(curve_rows(), x="step", ceiling=3.6, references=given)
+    assert fig.axes[0].get_ylim()[1] == 3.6
+    assert {"3.25 zlib", "3.70 uniform ↑"} <= set(words(fig))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_curves_leave_out_losses_that_are_not_finite_and_count_their_runs(value):
+    rows = curve_rows()
+    # Two rows of one run, which also has a row that says it diverged, and one of another.
+    rows.loc[(rows["run"] == "mlp0") & (rows["step"] > 10), "value"] = value
+    rows.loc[(rows["run"] == "linear2") & (rows["step"] > 20), "value"] = value
+    lost = rows[rows["run"] == "mlp0"].iloc[:1].assign(split="train", metric="diverged", value=17.0)
+    fig = figures.training_curves(pd.concat([rows, lost]), x="step")
+    assert "2 diverged and end early." in fig.caption
+    (line,) = line_through(fig.axes[0], style.looks(["mlp"])["mlp"].color)
+    assert np.allclose(line.get_ydata(), [3.15 + 1, 3.175 + 0.5, 3.175 + 1 / 3])
+    with pytest.raises(ValueError, match="no rows of bits_per_byte on valid to draw; 9 runs diverged"):
+        figures.training_curves(curve_rows().assign(value=value))
 
 
 def test_tuning_rings_the_lowest_mean_and_crosses_what_diverged():
@@ -372,6 +430,13 @@ def test_figures_refuse_times_of_several_devices_but_not_their_flops():
     rows.loc[0, "device"] = "NVIDIA H200"
     with pytest.raises(ValueError, match="cannot be compared over several devices"):
         figures.training_curves(rows, x="seconds")
+
+
+def test_times_of_runs_that_shared_a_device_are_shown_and_the_caption_says_so():
+    table = runs(jobs=[1] * 3 + [8] * 6)
+    assert figures.budget_panel(table).caption.endswith("; cpu: test; 1 to 8 runs at a time.")
+    fig = figures.training_curves(curve_rows().assign(jobs=8), x="seconds")
+    assert fig.caption.endswith("; cpu: test; 8 runs at a time.")
 
 
 def test_figures_name_the_nearest_column():

@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from lmbench.config import discover, make
 from lmbench.layers.cost import matmul
-from lmbench.measure.disagreement import disagreement_table, fvcore_flops
+from lmbench.measure.disagreement import disagreement_table, fvcore_flops, products
 from lmbench.measure.flops import Ledger, Term, cost, counted_flops, ledger, parameters, train_flops
 from lmbench.models.base import ModelConfig
 
@@ -145,6 +146,35 @@ def test_the_published_formula_charges_a_window_model_for_each_token() -> None:
 def test_a_tied_matrix_is_a_table_that_is_also_a_product() -> None:
     table = disagreement_table([small("transformer", tied_head=True)]).set_index("count")
     assert f"the tied matrix is counted once (-{6 * 8 * 11 * 16:,})" in table.loc["6 N per token", "reason"]
+
+
+@pytest.mark.parametrize("readout", ["all", "last"])
+@pytest.mark.parametrize("name", sorted(discover("model")))
+def test_products_by_weight_add_up_to_torchs_count(name: str, readout: str) -> None:
+    assert sum(products(small(name), readout=readout)) == counted_flops(small(name), readout=readout).forward
+
+
+def test_products_are_told_apart_by_what_they_multiply() -> None:
+    # 11 x 16 of the tied head at 8 positions; 2 blocks of 4 C^2 + 2 C F; 2 T^2 C of scores and values each.
+    found = products(small("transformer", tied_head=True), readout="all")
+    assert found == (2 * 8 * 11 * 16, 2 * 8 * 2 * (4 * 16**2 + 2 * 16 * 24), 2 * 2 * 2 * 8 * 8 * 16)
+    assert products(small("linear"), readout="last") == (0, 2 * 8 * 16 * 11, 0)
+
+
+@pytest.mark.parametrize("name", sorted(discover("model")))
+def test_a_closed_form_that_is_wrong_leaves_its_error_unexplained(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small(name)
+    # Attention's term, where there is one: its parts too must not come from the closed form.
+    *others, last = sorted(config.terms("all"), key=lambda term: term.causal is not None)
+    wrong = (*others, replace(last, forward=last.forward + 1000))
+    monkeypatch.setattr(type(config), "terms", lambda self, readout: wrong)
+    table = disagreement_table([config]).set_index("count")["unexplained"].to_dict()
+    assert table == {
+        "closed form": 0, "closed form, causal half": 0, "torch, meta device": -3000, "torch, CPU": -1000,
+        "fvcore x 2": -1000, "6 N per token": -3000, "published, 2 N per token": -3000,
+    }  # fmt: skip
 
 
 def test_counting_leaves_random_numbers_alone() -> None:

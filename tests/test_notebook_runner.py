@@ -23,6 +23,7 @@ from lmbench.notebook import (
     prepare,
     presets,
 )
+from tests.corpora import write_corpus
 
 PARAMETERS = """\
 steps: int = 3               # optimizer steps
@@ -173,6 +174,40 @@ def test_the_key_covers_cells_and_values(notebook):
     assert prepare("01").key() != key
 
 
+def edit(folder, split="train"):
+    """Change one letter of a split, and its time too, since a fast test may edit within one tick."""
+    path = folder / f"{split}.txt"
+    path.write_text("X" + path.read_text()[1:])
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1_000_000_000))
+
+
+@pytest.mark.parametrize("spelled", ["{project}/mine", "mine", "texts/other", "kept"])
+def test_the_key_covers_the_text_of_a_local_corpus(notebook, project, monkeypatch, tmp_path_factory, spelled):
+    # A relative path begins in the project folder, where notebooks run, wherever this process works.
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    monkeypatch.delenv("LMBENCH_DATA", raising=False)
+    name = spelled.format(project=project)
+    folder = write_corpus(project / "datasets" / name if name == "kept" else project / name)
+    notebook("01_first", "1", parameters=f'corpus: str = "{name}"\nsubstitute: str = ""')
+    key = prepare("01").key()
+    assert prepare("01").key() == key
+    edit(folder)
+    changed = prepare("01").key()
+    assert changed != key
+    valid = prepare("01", parameters={"substitute": "valid"})
+    key = valid.key()
+    edit(folder, "train")
+    assert valid.key() == key, "train is not read where valid stands in for it"
+    edit(folder, "valid")
+    assert valid.key() != key
+    assert prepare("01").key() != changed
+
+
+def test_a_corpus_that_does_not_exist_leaves_the_error_to_the_run(notebook):
+    notebook("01_first", "1", parameters='corpus: str = "nowhere"')
+    assert prepare("01").key() != prepare("01", parameters={"corpus": "nothing"}).key()
+
+
 def test_a_notebook_that_declares_preset_and_store_is_told_them(notebook, project):
     notebook("01_first", "1", parameters='preset: str = "smoke"\nstore: str = "local"\nn: int = 1')
     (project / "notebooks/presets.toml").write_text("[01_first.quick]\nn = 2\n")
@@ -320,3 +355,75 @@ def test_ctrl_c_ends_with_status_130_and_leaves_nothing(notebook, project):
     assert "stopped with 0 of 1 done" in err
     assert "Traceback" not in err
     assert list((project / "results/notebooks/01_first").iterdir()) == []
+
+
+TABLE_CELL = """\
+import pandas as pd
+from lmbench.notebook import setup
+session = setup("01_first", preset=preset)
+session.table(pd.DataFrame({"a": [1]}), "t")
+session.close()
+"""
+
+
+def test_stamps_hold_every_parameter_of_the_job(notebook, monkeypatch):
+    monkeypatch.setenv("LMBENCH_PARAMETERS", "{}")
+    notebook("01_first", TABLE_CELL, parameters='preset: str = "smoke"\nn: int = 1\nrates: list = [0.1]')
+    path = execute("01", parameters={"n": 4}, progress=False)
+    stamp = json.loads((path.with_suffix("") / "tables" / "t.json").read_text())
+    told = {"notebook": "01_first", "preset": "smoke", "n": 4, "rates": [0.1]}
+    assert stamp["parameters"] == told, "given values, and the defaults of the others"
+    assert os.environ["LMBENCH_PARAMETERS"] == "{}", "the caller's own environment is as it was"
+
+
+SAY_CELL = """\
+from lmbench.notebook import setup
+session = setup("01_first")
+session.say("first")
+session.say("second", "dense")
+for name in ("../up", "headline"):
+    try:
+        session.say("third", name)
+    except ValueError as error:
+        print(error)
+session.close()
+"""
+
+
+def test_a_notebook_keeps_several_readings(notebook):
+    notebook("01_first", SAY_CELL)
+    path = execute("01", progress=False)
+    files = path.with_suffix("").glob("*.txt")
+    assert {f.name: f.read_text() for f in files} == {"reading.txt": "first\n", "dense.txt": "second\n"}
+    assert "name '../up' is not a plain file name without folders" in outputs(path)
+    assert "name 'headline' is taken by the headline table" in outputs(path)
+
+
+def test_the_line_of_the_set_up_says_that_it_speaks_of_this_machine(notebook):
+    notebook("01_first", "from lmbench.notebook import setup\nsession = setup('01_first')\nsession.close()")
+    cells = nbformat.read(execute("01", progress=False), as_version=4).cells
+    assert cells[0].outputs[0].data["text/plain"].startswith("this machine: lmbench ")
+
+
+def test_a_target_that_another_process_writes_is_refused(notebook, project):
+    mark, go = project / "started", project / "go"
+    cell = f"import os, time\nopen({str(mark)!r}, 'w').close()\n"
+    cell += f"while not os.path.exists({str(go)!r}):\n    time.sleep(0.05)"
+    notebook("01_first", cell, parameters="n: int = 1")
+    command = [sys.executable, "-m", "lmbench", "notebook", "01"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, cwd=project)
+    deadline = time.monotonic() + 60
+    while not mark.exists() and time.monotonic() < deadline and process.poll() is None:
+        os.sched_yield()
+    try:
+        with pytest.raises(ValueError, match="01_first smoke is being executed by another process") as caught:
+            execute("01", progress=False, timeout=10)
+        assert str(prepare("01").target) in str(caught.value)
+    finally:
+        go.touch()
+    # Another target is free while the first is taken, and the first is free again after its end.
+    assert execute("01", parameters={"n": 2}, progress=False).is_file()
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert execute("01", progress=False).is_file()
+    assert {path.parent for path in (project / "results").rglob("*.lock")} == {project / "results" / "locks"}

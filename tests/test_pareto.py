@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from lmbench.analysis.pareto import front_membership, pareto_front
+from lmbench.analysis.pareto import pareto_front
 
 
 def table(*rows, **columns):
@@ -39,12 +39,6 @@ def test_front_keeps_all_columns_and_the_index():
     frame = table(("a", 2, 1.0), ("b", 1, 2.0), n=5)
     found = pareto_front(frame, cost="flops", loss="loss")
     pd.testing.assert_frame_equal(found, frame.loc[[1, 0]])
-
-
-def test_membership_changes_with_the_cost():
-    frame = table(("a", 1, 2.0), ("b", 2, 3.0)).assign(parameters=[8, 4])
-    found = front_membership(frame, label="label", costs=["flops", "parameters"], loss="loss")
-    assert found.to_numpy().tolist() == [["a", True, True], ["b", False, True]]
 
 
 def test_time_is_compared_on_one_device_only():
@@ -87,12 +81,6 @@ def test_the_tolerance_is_an_argument_and_zero_compares_exactly():
     assert front(frame, tolerance=0.0) == ["a", "b"]
     assert front(frame, tolerance=0.002) == ["b"]
     assert front(table(("a", 100.0, 2.0), ("b", 140.0, 1.0)), tolerance=0.5) == ["b"]
-
-
-def test_membership_has_the_same_tolerance():
-    frame = table(("a", 100.0, 2.0), ("b", 101.0, 1.0)).assign(parameters=[100, 103])
-    found = front_membership(frame, label="label", costs=["flops", "parameters"], loss="loss")
-    assert found.to_numpy().tolist() == [["a", False, True], ["b", True, True]]
 
 
 def test_models_that_each_missed_one_budget_by_a_step_are_not_all_on_the_front():

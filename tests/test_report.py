@@ -8,7 +8,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from lmbench.analysis.export import Stamp, save_figure, save_table
+from lmbench.analysis.export import Stamp, escape_latex, save_figure, save_table
 from lmbench.analysis.figures import loss_against
 from lmbench.analysis.table import result_table
 from lmbench.report import build_report
@@ -211,6 +211,10 @@ def test_latex_inputs_every_table_and_includes_every_figure(folder, tmp_path):
     assert report.name == "report.tex"
     assert r"\section{Costs \& losses\_1}" in text
     assert r"\caption{Losses \& costs.}" in text
+    # The figure carries its own caption and the alternative text is for those who do not see it.
+    assert r"\caption{Costs \& losses\_1: loss}" in text
+    alt = json.loads((folder / "quick" / "figures" / "loss.json").read_text())["alt"]
+    assert alt and escape_latex(alt) not in text
     used = re.findall(r"\\(?:fitted|includegraphics)\{([^}#]+)\}", text)
     assert used == [
         "tables/01_architecture_comparison-quick-another.tex",

@@ -288,7 +288,8 @@ report.close()
 """
 
 
-def test_a_published_notebook_lies_in_the_reference_with_its_records(notebook, project, capsys):
+def test_a_published_notebook_lies_in_the_reference_with_its_records(notebook, project, capsys, monkeypatch):
+    monkeypatch.setattr("lmbench.notebook.publish.commit", lambda: "0123456789ab")
     corpus = str(write_corpus(project / "corpus"))
     notebook("01_first", CELL.format(corpus=corpus), parameters='preset: str = "smoke"')
     status, out, err = lmbench(capsys, "notebook", "01", "--publish")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from lmbench.analysis.bootstrap import bits_per_byte_difference, bits_per_byte_interval
+from lmbench.analysis.bootstrap import bits_per_byte_difference, bits_per_byte_interval, item_intervals
 from lmbench.analysis.intervals import holm, t_interval, welch
 from lmbench.analysis.stats import paired_differences, summarise, welch_differences
 
@@ -250,6 +250,22 @@ def test_difference_on_the_same_blocks_is_sharper_than_either():
     nll = np.random.default_rng(6).normal(400, 40, size=100)
     found = bits_per_byte_difference(items(nll), items(nll + 2), seed=0)
     assert (found.value, found.low, found.high) == pytest.approx((-2 / math.log(2) / 256,) * 3)
+
+
+def test_item_intervals_have_a_row_a_model_in_their_order():
+    nll = np.random.default_rng(7).normal(400, 40, size=50)
+    found = item_intervals({"mlp": items(nll), "linear": items(nll[:20])}, seed=3)
+    assert found.columns.tolist() == ["model", "bits per byte", "95% low", "95% high", "blocks"]
+    for row, part in zip(found.itertuples(index=False), (nll, nll[:20]), strict=True):
+        assert tuple(row)[1:] == tuple(bits_per_byte_interval(items(part), seed=3))
+    assert found["model"].tolist() == ["mlp", "linear"]
+    assert found["blocks"].tolist() == [50, 20]
+
+
+def test_items_of_several_evaluations_are_not_one_text():
+    mixed = items([400.0, 410.0]).assign(evaluation=["a", "b"])
+    with pytest.raises(ValueError, match="the items of mlp come from 2 values of evaluation; keep one"):
+        item_intervals({"mlp": mixed})
 
 
 def test_blocks_that_cannot_be_resampled_are_refused():

@@ -1,5 +1,6 @@
 """Tables: from rows to runs, from runs to results, and how results are written."""
 
+import re
 import subprocess
 import sys
 
@@ -141,6 +142,10 @@ def test_reference_predictors_are_named_by_order_and_by_smoothing_where_there_ar
     assert found == {"uniform": 6.0, "n-gram order 2": 2.9, "n-gram order 4": 2.4}
     predictors.loc[2, "smoothing"] = "kneser_ney"
     assert "n-gram order 4 (Kneser-Ney)" in references.reference_values(predictors, metric="bits_per_byte")
+    short = references.reference_values(predictors, metric="bits_per_byte", is_short=True)
+    assert list(short) == ["uniform", "2-gram WB", "4-gram KN"]
+    short = references.reference_values(predictors.iloc[:2], metric="bits_per_byte", is_short=True)
+    assert list(short) == ["uniform", "2-gram"]
 
 
 def test_a_result_table_refuses_to_mix_devices_in_time_columns():
@@ -150,6 +155,31 @@ def test_a_result_table_refuses_to_mix_devices_in_time_columns():
     ):
         table.result_table(runs)
     assert len(table.result_table(runs.drop(columns="train_seconds"))) == 1
+
+
+def test_runs_that_shared_their_device_stand_in_one_table_and_its_caption_says_how_many():
+    runs = pd.concat([per_run("mlp", [3.0, 3.1], jobs=1), per_run("transformer", [2.9, 2.8], jobs=8)])
+    assert "training time (s)" in table.result_table(runs)
+    said = {
+        text: table.provenance(frame, by=["label"])
+        for text, frame in (
+            ("1 to 8 runs at a time.", runs),
+            ("8 runs at a time.", runs[runs["jobs"] == 8]),
+            ("1 to 8 runs at a time.", runs.assign(jobs=[np.nan, np.nan, 8, 8])),
+        )
+    }
+    assert all(caption.endswith(f"; cpu: test; {text}") for text, caption in said.items())
+    for alone in (runs.assign(jobs=1), runs.assign(jobs=np.nan), runs.drop(columns="jobs")):
+        assert table.provenance(alone, by=["label"]).endswith("; cpu: test.")
+
+
+def test_a_caption_is_the_provenance_and_how_the_rate_was_chosen():
+    runs = per_run("mlp", [3.0, 3.1])
+    source = table.provenance(runs, by=["label"])
+    assert source == "n = 2 seeds, 95% t intervals; cpu: test."
+    chosen = source[:-1] + "; learning rate chosen among 5 per model on validation."
+    assert table.caption(runs, by=["label"], rates=5) == chosen
+    assert [table.caption(runs, by=["label"], rates=rates) for rates in (None, 1)] == [source] * 2
 
 
 def test_a_result_table_refuses_a_label_for_two_things():
@@ -236,6 +266,91 @@ def test_the_notebook_table_is_the_same_in_every_run_and_marks_best_and_referenc
     assert "n = 3</caption>" in html
 
 
+# ------------------------------------------------------------------ tables that are no results
+
+REASON = "look-up tables are counted as products (+1,000); attention's scores and values are left out (-20)"
+
+
+def plain():
+    return pd.DataFrame(
+        {
+            "model": ["linear", "mlp"], "flops": [123456789, 4096], "closed_form": [123400000, 0],
+            "difference": [56789, -1234], "ratio": [1.0, 43.0161], "p_holm": [0.00002, 0.0321],
+            "lr": [0.0003, 0.004], "nll": [2.34567, np.inf], "n_seeds": [3, 3], "on_edge": [True, False],
+            "tiny": [1.5, 0.00002], "level": ["32", "64"], "maybe": pd.Series([None, 0.5], dtype=object),
+            "reason": [REASON, "agrees"],
+        }
+    )  # fmt: skip
+
+
+def test_in_a_plain_table_each_column_has_a_readable_title_and_one_format():
+    shown = readable.readable(plain())
+    assert {name: shown[name].tolist() for name in shown} == {
+        "model": ["linear", "mlp"],
+        "FLOPs": ["1.23e8", "4.10e3"],
+        "closed form": ["1.23e8", "0"],
+        "difference": ["56,789", "-1,234"],
+        "ratio": ["1.00", "43.02"],
+        "p (Holm)": ["< 0.001", "0.032"],
+        "learning rate": ["0.0003", "0.004"],
+        "NLL (nats per token)": ["2.346", "inf"],
+        "seeds": ["3", "3"],
+        "on edge": ["yes", "no"],
+        "tiny": ["1.5", "2e-05"],
+        "level": ["32", "64"],
+        "maybe": ["", "0.5000"],
+        "reason": [REASON, "agrees"],
+    }
+
+
+def test_a_difference_and_its_bounds_have_the_digits_of_the_interval():
+    pairs = pd.DataFrame({"difference": [-0.12345, 1.0], "low": [-0.2, 0.9], "high": [-0.05, np.nan]})
+    shown = readable.readable(pairs)
+    assert shown.to_numpy().tolist() == [["-0.123", "-0.200", "-0.050"], ["1.000", "0.900", ""]]
+    means = pd.DataFrame({"test NLL (nats per token)": [2.34567], "95% low": [2.0], "95% high": [2.6]})
+    assert readable.readable(means).iloc[0].tolist() == ["2.35", "2.00", "2.60"]
+
+
+def test_two_columns_of_one_title_are_refused():
+    with pytest.raises(ValueError, match="two columns of a table have one title; they are lr, learning rate"):
+        readable.readable(pd.DataFrame({"lr": [1.0], "learning rate": [2.0]}))
+
+
+def test_words_stand_left_numbers_right_and_long_texts_wrap():
+    assert readable.kinds(plain()) == ["text", *["number"] * 8, "text", "number", "text", "number", "long"]
+    assert readable.kinds(result()) == ["text", *["number"] * 8]
+    assert to_latex(plain()).startswith(r"\begin{tabular}{lrrrrrrrrlrlrp{6cm}}")
+    assert r"\shortstack[r]{NLL (nats\\{}per token)}" in to_latex(plain())
+    html = readable.styled(plain()).to_html()
+    assert style_of(html, "row0_col13") == {
+        "text-align": "left", "white-space": "normal", "min-width": "14rem", "max-width": "26rem",
+    }  # fmt: skip
+    assert style_of(html, "row0_col11") == {"text-align": "left", "white-space": "nowrap"}
+    assert style_of(html, "row0_col1") == {"text-align": "right", "white-space": "nowrap"}
+    assert style_of(html, "th.col11", mark=" ")["text-align"] == "left"
+    assert style_of(html, "th.col1", mark=" ")["text-align"] == "right"
+
+
+def style_of(html, place, *, mark="_"):
+    """The properties that the style sheet of a styled table gives one place."""
+    found = {}
+    for selectors, body in re.findall(r"([^{}]+)\{([^}]*)\}", html.partition("</style>")[0]):
+        if any(selector.strip().endswith(mark + place) for selector in selectors.split(",")):
+            found |= dict(re.findall(r"([\w-]+): *([^;\n]+);", body))
+    return found
+
+
+def test_in_the_terminal_long_texts_and_captions_wrap():
+    caption = "n = 3 seeds, 95% t intervals; " * 6
+    text = readable.as_text(plain(), width=70, caption=caption)
+    assert max(map(len, text.splitlines())) <= 70
+    words = " ".join(text.split())
+    assert " ".join(caption.split()) in words
+    assert all(word in words for word in REASON.split())
+    (line,) = [line for line in text.splitlines() if line.split()[:1] == ["linear"] and "look-up" in line]
+    assert line.index("look-up") < 50, "a text starts at the left of its column"
+
+
 # ------------------------------------------------------------------ as files
 
 
@@ -286,8 +401,8 @@ def predictors():
     return found.astype({"order": "Int64"})
 
 
-def leading(references, metric="bits_per_byte"):
-    found = references.leading_references(references, metric=metric)
+def leading(whole, metric="bits_per_byte"):
+    found = references.leading_references(whole, metric=metric)
     return sorted(references.reference_values(found, metric=metric).items(), key=lambda item: item[1])
 
 

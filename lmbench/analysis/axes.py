@@ -71,19 +71,28 @@ def value_range(points: pd.DataFrame, *values: pd.Series) -> dict[str, float]:
 
 
 def show_references(
-    panels: list[Axes], references: Mapping[str, float], *, low: float, high: float, digits: int = 2
+    panels: list[Axes],
+    references: Mapping[str, float],
+    *,
+    low: float,
+    high: float,
+    ceiling: float | None = None,
+    digits: int = 2,
 ) -> None:
     """Dashed lines at the reference values over all panels, labelled right of the last panel.
 
     The y axis covers the data's range `low`..`high` and every reference below it. References far
     above it would squeeze the data, so they are named at the upper edge with an arrow instead.
+    With a `ceiling` the axis ends there.
     """
+    high = high if ceiling is None else min(high, ceiling)
     span = max(high - low, 0.05 * abs(high), 1e-9)
-    inside = [value for value in references.values() if value <= high + 0.6 * span]
+    limit = high + 0.6 * span if ceiling is None else ceiling
+    inside = [value for value in references.values() if value <= limit]
     bottom, top = min([low, *inside]), max([high, *inside])
     pad = 0.06 * (top - bottom) + 0.02 * span
     for ax in panels:
-        ax.set_ylim(bottom - pad, top + pad)
+        ax.set_ylim(bottom - pad, top + pad if ceiling is None else ceiling)
         for value in inside:
             ax.axhline(value, zorder=0.5, **style.REFERENCE)
     named = sorted(references.items(), key=lambda item: item[1])

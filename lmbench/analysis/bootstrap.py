@@ -7,11 +7,14 @@ architecture needs seeds (`stats`).
 """
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+
+from lmbench.analysis.formats import HIGH, LOW, METRICS
 
 BATCH = 100  # resamples held at once: bounds the memory at 100 x blocks
 
@@ -41,6 +44,31 @@ def bits_per_byte_interval(
     """
     blocks = _blocks(items, run_length)
     return _bootstrap(blocks, seed=seed, confidence=confidence, n_resamples=n_resamples)
+
+
+def item_intervals(items: Mapping[str, pd.DataFrame], *, seed: int = 0) -> pd.DataFrame:
+    """One row per model: how well this much text measures one trained model of each label.
+
+    Args:
+        items: label to the items of one evaluation of one run.
+        seed: of the resampling, the same for all, so that equal blocks are drawn for equal texts.
+
+    Returns:
+        Columns model, bits per byte, 95% low, 95% high, blocks.
+
+    Raises:
+        ValueError: as `bits_per_byte_interval`, or items of several evaluations.
+    """
+    rows = []
+    for label, table in items.items():
+        for column in ("run", "evaluation", "split"):
+            if column in table and table[column].nunique() > 1:
+                raise ValueError(
+                    f"the items of {label} come from {table[column].nunique()} values of {column}; keep one"
+                )
+        found = bits_per_byte_interval(table, seed=seed)
+        rows.append((label, found.value, found.low, found.high, found.n))
+    return pd.DataFrame(rows, columns=["model", METRICS["bits_per_byte"], LOW, HIGH, "blocks"])
 
 
 def bits_per_byte_difference(

@@ -35,11 +35,11 @@ def training_curves(
         rows: tidy rows of runs (`Store.frame`), with columns label, step, split, metric, value and `x`.
         x: "flops", "tokens" or "seconds" (log axis; what lies at 0 is left out) or "step" (linear).
         splits: the first is drawn in full, the others thin, pale and without a band.
-        ceiling: losses above it, such as that of a uniform guess, are cut off; None shows all. The
-            first steps of a run can be ten times worse than chance and would flatten all the rest.
+        ceiling: loss of a uniform guess; what lies above it is cut off, unless all does. None shows
+            all. The first steps of a run can be ten times worse than chance and would flatten the rest.
 
     Raises:
-        ValueError: no rows of that metric and split, or seconds of several devices.
+        ValueError: no finite rows of that metric and split, or seconds of several devices.
     """
     from lmbench.analysis.stats import summarise
 
@@ -50,10 +50,16 @@ def training_curves(
         refuse_mixed_devices(rows.assign(train_seconds=rows["seconds"]), ["train_seconds"])
     # Training records its own mean loss, which is a mean NLL per target.
     rows = rows.assign(metric=rows["metric"].replace("loss", "nll"))
-    n_lost = int(rows["metric"].eq("diverged").sum())
+    lost = set(rows["run"][rows["metric"] == "diverged"])
     rows = rows[(rows["metric"] == metric) & rows["split"].isin(splits) & ((rows[x] > 0) | (x == "step"))]
+    is_finite = np.isfinite(rows["value"].astype(float))
+    lost |= set(rows["run"][~is_finite])
+    rows = rows[is_finite]
     if rows.empty:
-        raise ValueError(f"there are no rows of {metric} on {' or '.join(splits)} to draw")
+        raise ValueError(
+            f"there are no rows of {metric} on {' or '.join(splits)} to draw"
+            + (f"; {len(lost)} runs diverged" if lost else "")
+        )
     looks = style.looks(rows["label"])
     keys = ["label", "split", "step"]
     points = summarise(rows, by=keys, value="value").merge(rows.groupby(keys)[x].mean().rename("x"), on=keys)
@@ -81,14 +87,14 @@ def training_curves(
         chart.add_legend(fig, chart.legend_handles(looks))
         main = points[points["split"] == splits[0]]
         shown = axes.value_range(main, points["mean"])
-        if ceiling is not None:
-            shown["high"] = max(shown["low"], min(shown["high"], ceiling))
-        axes.show_references([ax], reference_values(references, metric=metric), **shown)
+        is_cut = ceiling is not None and shown["low"] < ceiling < shown["high"]
+        values = reference_values(references, metric=metric, is_short=True)
+        axes.show_references([ax], values, **shown, ceiling=ceiling if is_cut else None)
         others = f" Thin lines: {' and '.join(splits[1:])}." if len(splits) > 1 else ""
-        others += f" Losses above {ceiling:.3g}, a uniform guess, are cut off." if ceiling is not None else ""
-        lost = f" {n_lost} diverged and end early." if n_lost else ""
+        others += f" Losses above {ceiling:.3g}, a uniform guess, are cut off." if is_cut else ""
+        others += f" {len(lost)} diverged and end early." if lost else ""
         source = provenance(rows.drop_duplicates("run"), by=["label"])
-        caption = f"Lines are means over seeds, bands their intervals.{others}{lost} {source}"
+        caption = f"Lines are means over seeds, bands their intervals.{others} {source}"
         ends = main.groupby("label", sort=False).last()["mean"]
         said = ", ".join(f"{label} {ends[label]:.3g}" for label in looks)
         return chart.finish(

@@ -31,6 +31,8 @@ __all__ = [
 
 MARKERS = "Markers are means over seeds, small dots single runs. "
 BUDGETS = ("train_flops", "parameters", "weights_bytes", "train_seconds")
+_FRONT = {"color": style.PALE, "lw": 2.0}
+_RING = {"marker": "o", "linestyle": "", "ms": 10, "mfc": "none", "mew": 2.0}
 
 
 def loss_against(
@@ -84,18 +86,24 @@ def _against(
     looks, sign = style.looks(points.index), -1 if metric in HIGHER_IS_BETTER else 1
     with style.context():
         fig, panels = chart.new(width=width, height=2.5, panels=len(costs))
+        fronts = []
         for ax, cost in zip(panels, costs, strict=True):
             front = pareto_front(points.assign(loss=sign * points["mean"]), cost=cost, loss="loss")
-            ax.step(front[cost], front["mean"], where="post", color=style.PALE, lw=2.0, zorder=0.8)
+            fronts.append(front)
+            ax.step(front[cost], front["mean"], where="post", zorder=0.8, **_FRONT)
+            if len(front) == 1:  # a line of one point would not be seen
+                ax.plot(front[cost], front["mean"], zorder=0.8, **_FRONT | _RING)
             _draw_points(ax, table, points, looks, cost=cost, metric=metric)
             max_labels = 5 if len(costs) == 1 else 3
             axes.log_axis(ax, table[cost], is_power=cost.endswith("flops"), max_labels=max_labels)
             ax.set_xlabel(COSTS.get(cost, cost))
         name = METRICS.get(metric, metric)
         panels[0].set_ylabel(f"{split} {name}")
-        front_handle = Line2D([], [], color=style.PALE, lw=2.0, label="Pareto front")
+        ring = _RING | {"ms": 6.5} if any(len(front) == 1 for front in fronts) else {}
+        line = {"linestyle": "-" if any(len(front) > 1 for front in fronts) else ""}
+        front_handle = Line2D([], [], label="Pareto front", **_FRONT | ring | line)
         chart.add_legend(fig, [*chart.legend_handles(looks, lines=False), front_handle])
-        values = reference_values(references, metric=metric)
+        values = reference_values(references, metric=metric, is_short=True)
         axes.show_references(panels, values, **axes.value_range(points, table[metric]))
         means = ", ".join(f"{label} {points.loc[label, 'mean']:.3g}" for label in looks)
         against = ", ".join(COSTS.get(cost, cost) for cost in costs)

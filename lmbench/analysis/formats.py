@@ -7,6 +7,7 @@ and any other column of fractions has the decimals that give its largest four fi
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import pandas as pd
@@ -31,7 +32,8 @@ ON_DEVICE = ("train_seconds", "tokens_per_second", "inference_tokens_per_second"
 LR, LOW, HIGH = "learning rate", "95% low", "95% high"
 INTERVAL = " [95% t interval]"
 HEADINGS = {
-    "p_holm": "p (Holm)", "n_seeds": "seeds", "flops": "FLOPs", "lr": LR, "optimizer.lr": LR, "label": "model",
+    "p_holm": "p (Holm)", "n_seeds": "seeds", "flops": "FLOPs", "lr": LR, "optimizer.lr": LR,
+    "label": "model",
 }  # fmt: skip
 BOUNDS = (("low", "high"), (LOW, HIGH))
 
@@ -107,15 +109,11 @@ def heading(name: str) -> str:
 
 
 def is_number(column: pd.Series) -> bool:
-    """Whether a column holds numbers, or nothing; yes and no are words."""
-    known = column.dropna()
-    if known.empty:
-        return pd.api.types.is_numeric_dtype(column)
-    return (
-        not any(isinstance(value, str | bool) for value in known)
-        and pd.api.types.is_numeric_dtype(pd.to_numeric(known, errors="coerce"))
-        and not pd.api.types.is_bool_dtype(known)
-    )
+    """Whether a column holds numbers; yes and no are words."""
+    if pd.api.types.is_object_dtype(column):
+        known = column.dropna()
+        return len(known) > 0 and all(isinstance(v, Real) and not isinstance(v, bool) for v in known)
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 
 
 def column_format(table: pd.DataFrame, name: str) -> Callable[[Any], str]:
@@ -128,12 +126,12 @@ def column_format(table: pd.DataFrame, name: str) -> Callable[[Any], str]:
         return format_p
     if title == LR:
         return "{:g}".format
-    if (finite % 1 == 0).all():
-        return "{:,.0f}".format
     for low, high in BOUNDS:
         if {low, high} <= set(table) and (name in (low, high) or _has_interval(name)):
             pairs = table[[low, high]].dropna().to_numpy(float)
             return f"{{:.{max((decimals(*pair) for pair in pairs), default=3)}f}}".format
+    if (finite % 1 == 0).all():
+        return "{:,.0f}".format
     return _fractions(finite.abs())
 
 

@@ -5,8 +5,6 @@ in one of the two. Which cost is meant (FLOPs, parameters, bytes, seconds) chang
 front, so it is always named.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
@@ -30,12 +28,6 @@ def pareto_front(frame: pd.DataFrame, *, cost: str, loss: str, tolerance: float 
     return frame[_is_on_front(frame, cost=cost, loss=loss, tolerance=tolerance)].sort_values(
         [cost, loss], kind="stable"
     )
-
-
-def front_membership(frame: pd.DataFrame, *, label: str, costs: Sequence[str], loss: str) -> pd.DataFrame:
-    """For each row of `frame`, on which fronts it lies: its label and one boolean column a cost."""
-    found = {cost: _is_on_front(frame, cost=cost, loss=loss, tolerance=TOLERANCE) for cost in costs}
-    return pd.DataFrame({label: frame[label].to_numpy(), **found})
 
 
 def _is_on_front(frame: pd.DataFrame, *, cost: str, loss: str, tolerance: float) -> np.ndarray:

@@ -1,9 +1,10 @@
 """The engine of local processes: one child process per job, some at a time.
 
 Each job is a process of its own, not one of a pool: it can be interrupted alone, it gets
-its number of threads before torch is imported, and whatever it does to itself ends with
-it. It also ends when this process is killed (on Linux). Children read a job as JSON on their standard input and answer with one line of JSON.
-Training inside the notebook says how far it is in a file (see `lmbench.progress`).
+its number of threads before torch is imported, and whatever it does to itself ends with it.
+On Linux it also ends when this process is killed. Children read a job as JSON on their
+standard input and answer with one line of JSON. Training inside the notebook says how far
+it is in a file (see `lmbench.progress`).
 """
 
 import contextlib

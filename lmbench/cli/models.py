@@ -81,8 +81,8 @@ def train(
         show.write_json({"run": run.digest, "rows": final.to_dict("records")})
     if len(diverged):
         raise ValueError(
-            f"{run.model.name} diverged at step {diverged.iloc[0]:.0f} of {run.steps}: its loss is not finite, "
-            f"so nothing was tested; try a learning rate below {run.optimizer.lr:g} (-p lr=...)"
+            f"{run.model.name} diverged at step {diverged.iloc[0]:.0f} of {run.steps}: its loss is not "
+            f"finite, so nothing was tested; try a learning rate below {run.optimizer.lr:g} (-p lr=...)"
         )
     if json:
         return

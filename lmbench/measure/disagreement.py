@@ -1,8 +1,10 @@
 """Why FLOP counts of one and the same model differ: every count in use, and what each leaves out.
 
 Each row of the table compares one count with the closed form that covers the same passes,
-and splits the difference into named parts. The parts are derived, not fitted: what they
-leave over is the column `unexplained`, and it is 0 for every model of the suite.
+and splits the difference into named parts. The parts are measured, not fitted: how often
+each weight enters a product is seen in a forward pass on the meta device and owes nothing
+to the closed form. What the parts leave over is the column `unexplained`; it is 0 for every
+model of the suite, and a wrong closed form shows in it.
 
 fvcore counts a multiply-add once and the forward only, has no formula for fused attention
 and does count LayerNorm; it is imported when asked for, and is a cross-check only.
@@ -15,6 +17,7 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from lmbench.layers.shape import Readout
@@ -72,8 +75,64 @@ class _LogitsOnly(nn.Module):
         return self.model(tokens_BT, readout=self.readout).logits_BTV
 
 
+# ------------------------------------------------------------------ where products are spent
+
+
+class Products(NamedTuple):
+    """FLOPs of the matrix products of one forward pass over one sequence, by what is multiplied."""
+
+    tables: int
+    """With a look-up table, as a tied head does."""
+    matrices: int
+    """With any other weight matrix."""
+    activations: int
+    """Without a weight: attention's scores and values."""
+
+
+class _ProductMode(TorchDispatchMode):
+    """Adds up torch's own FLOPs of each operation under the weight that it multiplies by."""
+
+    def __init__(self, weights: Mapping[int, str]) -> None:
+        super().__init__()
+        self.weights, self.flops = weights, {"": 0}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            # A view such as W' shares the memory of its weight.
+            operands = [self.weights.get(_memory(arg), "") for arg in args if isinstance(arg, Tensor)]
+            name = next(filter(None, operands), "")
+            self.flops[name] = self.flops.get(name, 0) + formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def products(config: ModelConfig, *, readout: Readout) -> Products:
+    """Watch one forward pass on the meta device, where nothing is computed."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model = config.build().eval()
+        tokens_BT = torch.zeros(1, config.seq_len, dtype=torch.long)
+    weights = {_memory(p): name for name, p in model.named_parameters() if p.dim() > 1}
+    lookups = [name for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
+    with _ProductMode(weights) as mode:
+        model(tokens_BT, readout=readout)
+    activations = mode.flops.pop("")
+    tables = sum(mode.flops.get(f"{name}.weight", 0) for name in lookups)
+    return Products(tables, sum(mode.flops.values()) - tables, activations)
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+# ------------------------------------------------------------------ the table
+
+
 def disagreement_table(configs: Iterable[ModelConfig], *, readout: Readout = "all") -> pd.DataFrame:
     """One row for each model and count, over one sequence of seq_len tokens.
+
+    Args:
+        readout: "all" for models trained on every position, "last" for one prediction a sequence.
 
     Columns: model, count, covers ("forward" or "forward + backward"), flops, closed_form (of
     the same passes), difference, ratio, reason, unexplained (FLOPs, 0 when all is named).
@@ -84,7 +143,8 @@ def disagreement_table(configs: Iterable[ModelConfig], *, readout: Readout = "al
 
 def _rows(config: ModelConfig, *, readout: Readout) -> list[dict[str, object]]:
     ours = ledger(config, readout=readout)
-    attention = sum(term.forward for term in ours.terms if term.causal is not None)
+    seen = products(config, readout=readout)
+    attention = seen.activations
     meta = counted_flops(config, readout=readout)
     cpu = counted_flops(config, readout=readout, device="cpu")
     fvcore = fvcore_flops(config, readout=readout)
@@ -99,7 +159,7 @@ def _rows(config: ModelConfig, *, readout: Readout) -> list[dict[str, object]]:
         else 0,
         "LayerNorm is counted": 2 * fvcore.layer_norm,
     }
-    six_parts = _parts_of_six_n(config, readout=readout, attention=attention)
+    six_parts = _parts_of_six_n(config, seen)
     published_parts = six_parts | {"no backward pass": -4 * n.total * T}
     published = published_flops(n.total, n_windows=1, seq_len=T)
     both = meta.forward + meta.backward
@@ -117,24 +177,22 @@ def _rows(config: ModelConfig, *, readout: Readout) -> list[dict[str, object]]:
     return [_row(name, count=c, covers=v, flops=f, parts=parts) for c, v, f, parts in counts]
 
 
-def _parts_of_six_n(config: ModelConfig, *, readout: Readout, attention: int) -> dict[str, int]:
+def _parts_of_six_n(config: ModelConfig, seen: Products) -> dict[str, int]:
     """6 N T minus forward and backward, part by part (6 = 2 per multiply-add, three passes).
 
-    Every matrix of a model is charged 6 T per weight. Right is 6 per weight and use: T
-    uses where the map is applied to each token, one where a window or the last position
-    passes once. So what is left after tables, vectors and attention is the uses, and its
-    sign tells the case: a tied matrix is a table and is used as a matrix besides.
+    Every weight is charged 6 T. Right is 6 per weight and use: T uses where a matrix is
+    applied to each token, one where a window or the last position passes once. A tied
+    matrix is a table and is used as a matrix besides.
     """
     n, T = parameters(config), config.seq_len
-    tables, vectors = 6 * T * n.embedding, 6 * T * n.vectors
-    products = 3 * (sum(term.forward for term in config.terms(readout)) - attention)
-    uses = 6 * T * (n.total - n.embedding - n.vectors) - products
+    spare = 6 * T * (n.total - n.embedding - n.vectors) - 3 * seen.matrices
     return {
-        "look-up tables are counted as products": tables,
-        "biases and norm gains are counted": vectors,
-        "products done once per window are charged per token": max(uses, 0),
-        "the tied matrix is counted once": min(uses, 0),
-        _NO_ATTENTION: -3 * attention,
+        "look-up tables are counted as products": 6 * T * n.embedding,
+        "biases and norm gains are counted": 6 * T * n.vectors,
+        "products done once per window are charged per token": max(spare, 0),
+        "matrices used more than once per token are counted once": min(spare, 0),
+        "the tied matrix is counted once": -3 * seen.tables,
+        _NO_ATTENTION: -3 * seen.activations,
     }
 
 

@@ -91,7 +91,7 @@ def _run_alone(job: Job, *, progress: bool, timeout: float | None) -> None:
     folder = part.with_suffix("")
     try:
         folder.mkdir()
-        told = {OUT_VARIABLE: str(folder), PARAMETERS_VARIABLE: json.dumps(job.settings)}
+        told = {OUT_VARIABLE: str(folder), PARAMETERS_VARIABLE: json.dumps(job.settings, default=str)}
         with _environment(told):
             problem = _run(job, part, progress=progress, timeout=timeout) or _flaw(part)
         if problem:

@@ -1,10 +1,11 @@
 """One notebook with one set of parameters: what it is, where its result lies, whether that still holds.
 
-A job's key is a digest of the notebook's cells, of every parameter value, of the text of its
-corpus, and of all source files of this package. Its result counts as done as long as the record beside it has that
-key and every file of the result still has its recorded hash. Any edit of the code therefore repeats
-the notebook; its runs, which have digests of their own, come from the store, so repeating
-is cheap. The commit, the machine and library versions are recorded but not in the key.
+A job's key is a digest of the notebook's cells, of every parameter value, of the text of
+its corpus, and of all source files of this package. Its result counts as done as long as
+the record beside it has that key and every file of the result still has its recorded hash.
+Any edit of the code therefore repeats the notebook; its runs, which have digests of their
+own, come from the store, so repeating is cheap. The commit, the machine and library
+versions are recorded but not in the key.
 """
 
 import contextlib

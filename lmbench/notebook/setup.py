@@ -46,8 +46,8 @@ def circumstances() -> str:
     device = default_device()
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     return (
-        f"this machine: lmbench {__version__}, Python {platform.python_version()}, torch {torch.__version__}, "
-        f"{device_name(device)}{threads}"
+        f"this machine: lmbench {__version__}, Python {platform.python_version()}, "
+        f"torch {torch.__version__}, {device_name(device)}{threads}"
     )
 
 
