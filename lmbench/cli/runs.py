@@ -56,7 +56,9 @@ def verify(digest: Annotated[str | None, typer.Argument(help="One run; all if le
     for problem in problems:
         show.line(str(problem))
     if problems:
-        raise ValueError(f"{len(problems)} problems; `lmbench runs prune --damaged` removes these runs")
+        damaged = any(store.has(problem.digest) for problem in problems)
+        command = "lmbench runs prune" + (" --damaged" if damaged else "")
+        raise ValueError(f"{len(problems)} problems; `{command}` removes these runs")
     show.line(f"{1 if digest else len(store.digests())} records are whole")
 
 
