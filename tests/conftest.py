@@ -52,3 +52,20 @@ def notebook(project):
         return write_notebook(project / "notebooks" / f"{name}.ipynb", *cells, parameters=parameters)
 
     return write
+
+
+@pytest.fixture
+def task(tmp_path):
+    """A small text by characters."""
+    from lmbench.config import make
+    from tests.corpora import write_corpus
+
+    return make("task", "text", corpus=str(write_corpus(tmp_path / "small")), tokenizer="char")
+
+
+@pytest.fixture
+def store(tmp_path):
+    """An empty store."""
+    from lmbench.store import Store
+
+    return Store(tmp_path / "results")

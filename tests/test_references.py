@@ -12,20 +12,9 @@ from lmbench.models.base import LanguageModel, Output
 from lmbench.records import Reference, pack
 from lmbench.store import Store
 from lmbench.tasks.base import load_task
-from tests.corpora import write_corpus
 from tests.test_training import small_run
 
 DENSE, LAST = make("protocol", "dense"), make("protocol", "last_token")
-
-
-@pytest.fixture
-def task(tmp_path):
-    return make("task", "text", corpus=str(write_corpus(tmp_path / "small")), tokenizer="char")
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Store(tmp_path / "results")
 
 
 @pytest.fixture

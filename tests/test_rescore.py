@@ -5,22 +5,11 @@ import torch
 
 from lmbench.config import make
 from lmbench.run import Evaluation
-from lmbench.store import Store
 from lmbench.training import rescore
 from lmbench.training.execute import run_all
 from lmbench.training.rescore import evaluate_run, load_run
 from tests.corpora import write_corpus
 from tests.test_training import small_run
-
-
-@pytest.fixture
-def task(tmp_path):
-    return make("task", "text", corpus=str(write_corpus(tmp_path / "small")), tokenizer="char")
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Store(tmp_path / "results")
 
 
 @pytest.fixture

@@ -9,14 +9,8 @@ from lmbench.store import Store
 from lmbench.training.execute import fit_model, run_all
 from lmbench.training.loop import train
 from lmbench.training.rescore import evaluate_run, load_run
-from tests.corpora import write_corpus
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def task(tmp_path):
-    return make("task", "text", corpus=str(write_corpus(tmp_path / "small")), tokenizer="char")
 
 
 def small_run(task, model="transformer", **fields):
