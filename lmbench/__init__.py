@@ -6,11 +6,16 @@ figures never imports torch.
 
 import importlib
 import os
+import sys
 from typing import Any
 
-# libgomp spins at barriers; with a busy neighbour on the cores that slows small steps 30 to
-# 100 times. A short spin costs nothing on a quiet machine. Must be set before torch loads.
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# libgomp, torch's thread library on Linux, lets a thread that waits for the others spin. With a busy
+# neighbour on the cores the others wait for the spinning one's core, and small steps take 30 to 100
+# times as long. A short spin costs nothing on a quiet machine. libgomp reads this once, when torch is
+# loaded; it stands here because this module runs before any other of the package, and kernels, batch
+# jobs and workers inherit it.
+if sys.platform == "linux":
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0"
 
@@ -35,6 +40,13 @@ _PUBLIC = {
     "lmbench.analysis.stats": ("summarise", "paired_differences"),
     "lmbench.analysis.reading": ("comparison_reading",),
     "lmbench.analysis.bootstrap": ("item_intervals",),
+    "lmbench.analysis.time_to_quality": (
+        "crossings",
+        "crossing_table",
+        "crossing_ratios",
+        "differing_settings",
+    ),
+    "lmbench.analysis.crossing_reading": ("crossing_reading",),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 _MODULES = {"figures": "lmbench.analysis.figures", "sweeps": "lmbench.analysis.sweeps"}

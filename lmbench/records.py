@@ -8,7 +8,7 @@ written to. Nothing here imports torch, so every table and figure redraws on any
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,13 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
+def fixed_columns(digest: str, record: dict[str, Any]) -> dict[str, Any]:
+    """What is the same in all rows of a record: digest, label, device, jobs, and its config, flattened."""
+    run, env = record["run"], record["env"]
+    fixed = {"run": digest, "label": run["label"], "device": env.get("device"), "jobs": env.get("jobs", 1)}
+    return fixed | flatten(run["config"])
+
+
 class Records:
     """Abstract: reading of records and rows, whatever form they are kept in."""
 
@@ -81,6 +88,10 @@ class Records:
     def record(self, digest: str) -> dict[str, Any]:
         """`run.json` and `env.json` of one record under the keys "run" and "env"."""
         raise TypeError(f"{type(self).__name__} is abstract")
+
+    def records(self, digests: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Each digest with its record."""
+        return ((digest, self.record(digest)) for digest in digests)
 
     def rows(self, digest: str) -> pd.DataFrame:
         """Tidy rows of one record."""
@@ -99,19 +110,14 @@ class Records:
         parts = []
         for digest in self.digests() if digests is None else dict.fromkeys(digests):
             self.used.add(digest)
-            record = self.record(digest)
-            fixed = {"run": digest, "label": record["run"]["label"], "device": record["env"].get("device")}
-            fixed["jobs"] = record["env"].get("jobs", 1)
-            fixed |= flatten(record["run"]["config"])
-            rows = self.rows(digest)
+            fixed, rows = fixed_columns(digest, self.record(digest)), self.rows(digest)
             parts.append(rows.assign(**{k: v for k, v in fixed.items() if k not in rows}))
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["run", *ROW_COLUMNS])
 
     def list(self) -> pd.DataFrame:
         """One row per record: digest, label, task, seeds, device, when and how long."""
         table = []
-        for digest in self.digests():
-            record = self.record(digest)
+        for digest, record in self.records(self.digests()):
             config, env = flatten(record["run"]["config"]), record["env"]
             table.append(
                 {

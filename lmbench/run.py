@@ -86,7 +86,11 @@ class Run(Config):
     grad_clip: float | None = Field(1.0, gt=0)
     """Largest global gradient norm; None switches clipping off."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Arithmetic of training. bfloat16 is autocast over float32 weights; scoring is float32 or better."""
+    """Arithmetic of training. bfloat16 is that of both passes, over float32 weights that are updated
+    and scored; scoring is float32 or better."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay of an exponential moving average of the weights, which is then what is scored and kept;
+    None scores the weights themselves."""
 
     eval_every: int | None = Field(None, ge=1)
     """Steps between validations; None validates at the end only."""

@@ -70,3 +70,24 @@ class Cosine(Schedule):
 
     def shape(self, progress: float) -> float:
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class WSD(Schedule):
+    """Warm-up, stable, decay: 1 until the last `decay` share of the run, then down to `floor`.
+
+    `decay = 1` is a straight warm-down from the start. Source: Hu et al. 2024 (MiniCPM), with the
+    shape of the decay as in Hägele et al. 2024.
+    """
+
+    kind: ClassVar[Literal["wsd"]] = "wsd"
+
+    decay: float = Field(0.2, gt=0, le=1)
+    """Share of the steps after the warm-up in which the factor falls."""
+    floor: float = Field(0.0, ge=0, le=1)
+    """Factor that the decay heads for at the end of the run."""
+    fall: Literal["linear", "sqrt"] = "linear"
+    """`sqrt` falls as 1 - sqrt(progress): steeply first."""
+
+    def shape(self, progress: float) -> float:
+        into = max(0.0, (progress - (1 - self.decay)) / self.decay)
+        return 1 - (1 - self.floor) * (into if self.fall == "linear" else math.sqrt(into))

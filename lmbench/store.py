@@ -6,43 +6,35 @@
                           items.parquet         the items behind each reported evaluation
                           final.safetensors     weights; best.safetensors beside it where they differ
                           done                  last: size and sha256 of every file above
+    results/checkpoints/<name>/members.json     {"members": [digests]}: unfinished runs that can go on
 
 A folder without `done` is not a result, whatever else it holds. `results/locks` keeps one
-lock per digest, so that two processes never train the same run; the operating system
-frees the lock of a process that dies. `results/index.parquet` is a cache of all folders
-and can be rebuilt at any time.
+lock per digest (see `locks`); `results/index.parquet` is a cache of all folders (see
+`index`) and can be deleted at any time.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
-import socket
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
+from lmbench import folders
+from lmbench.entries import IN_FRAMES, entry, to_frame
+from lmbench.folders import Problem
+from lmbench.index import Index
+from lmbench.locks import Locks
 from lmbench.records import ROW_COLUMNS, Records, parquet_bytes, write_atomically, write_json
 from lmbench.run import SCHEMA
 
 POLL_S = 0.5  # between two looks at a record that another process makes
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What `verify` found wrong with one folder."""
-
-    digest: str
-    file: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.digest}/{self.file}: {self.what}"
+MANY = 32  # records read from their folders that are worth a write of the index
 
 
 class Store(Records):
@@ -51,6 +43,13 @@ class Store(Records):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.runs = self.root / "runs"
+        self.index = Index(self.root)
+        self._locks = Locks(self.root / "locks")
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where groups of runs keep what they need to go on; one folder each, with a members.json."""
+        return self.root / "checkpoints"
 
     def folder(self, digest: str) -> Path:
         return self.runs / digest
@@ -58,25 +57,59 @@ class Store(Records):
     def has(self, digest: str) -> bool:
         return (self.folder(digest) / "done").is_file()
 
+    # ------------------------------------------------------------- reading
+
     def digests(self) -> list[str]:
         if not self.runs.is_dir():
             return []
-        return sorted(path.parent.name for path in self.runs.glob("*/done"))
+        return sorted(name for name in os.listdir(self.runs) if os.path.isfile(f"{self.runs}/{name}/done"))
 
     def record(self, digest: str) -> dict[str, Any]:
-        folder = self.folder(digest)
-        if not self.has(digest):
-            raise ValueError(f"no finished run {digest!r} in {self.runs}")
-        run = json.loads((folder / "run.json").read_text())
+        run = json.loads(self._whole(digest, "run.json").read_text())
         if run["schema"] > SCHEMA:
             raise ValueError(f"run {digest} has schema {run['schema']}; this lmbench reads up to {SCHEMA}")
-        return {"run": run, "env": json.loads((folder / "env.json").read_text())}
+        return {"run": run, "env": json.loads(self._whole(digest, "env.json").read_text())}
+
+    def records(self, digests: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        digests = list(digests)
+        held = self.index.read(digests, columns=["record"])
+        known = dict(zip(held["run"].to_pylist(), held["record"].to_pylist(), strict=True))
+        for digest in digests:
+            yield digest, json.loads(known[digest]) if digest in known else self.record(digest)
 
     def rows(self, digest: str) -> pd.DataFrame:
-        return pd.read_parquet(self.folder(digest) / "rows.parquet")
+        return pd.read_parquet(self._whole(digest, "rows.parquet"))
 
     def items(self, digest: str) -> pd.DataFrame:
-        return pd.read_parquet(self.folder(digest) / "items.parquet")
+        return pd.read_parquet(self._whole(digest, "items.parquet"))
+
+    def frame(self, digests: Iterable[str] | None = None) -> pd.DataFrame:
+        """`Records.frame`, from the index where that is up to date and from the folders elsewhere."""
+        asked = self.digests() if digests is None else list(dict.fromkeys(digests))
+        self.used.update(asked)
+        held = self.index.read(asked, columns=IN_FRAMES)
+        place = {digest: i for i, digest in enumerate(held["run"].to_pylist())}
+        read = {digest: self._entry(digest) for digest in asked if digest not in place}
+        new = [found for found in read.values() if found is not None]
+        if len(new) >= MANY:
+            self.index.add(new)
+        if len(new) < len(read) or not asked:
+            return super().frame(asked)
+        place |= {digest: held.num_rows + i for i, digest in enumerate(read)}
+        entries = pa.concat_tables([held, *(found.select(held.column_names) for found in new)])
+        order = [place[digest] for digest in asked]
+        return to_frame(entries if order == sorted(order) else entries.take(order))
+
+    def _entry(self, digest: str) -> pa.Table | None:
+        """A record as the index keeps it, read from its folder."""
+        # The stamp first: should the folder be replaced meanwhile, the entry is stale, not wrong.
+        stamp = folders.stamp(self.folder(digest))
+        return entry(digest, stamp=stamp, record=self.record(digest), rows=self.rows(digest))
+
+    def _whole(self, digest: str, name: str) -> Path:
+        if not self.has(digest):
+            raise ValueError(f"no finished run {digest!r} in {self.runs}")
+        return folders.intact(self.folder(digest), name)
 
     def weights(self, digest: str) -> Path:
         """The weights that the run reports: its best on validation, or its final ones.
@@ -85,9 +118,10 @@ class Store(Records):
             ValueError: the run kept no weights, because they were larger than its limit.
         """
         best_first = self.record(digest)["run"]["config"]["weights"] == "best"
+        written = folders.names(self.folder(digest))
         for name in ("best.safetensors", "final.safetensors") if best_first else ("final.safetensors",):
-            if (self.folder(digest) / name).is_file():
-                return self.folder(digest) / name
+            if name in written:
+                return self._whole(digest, name)
         raise ValueError(f"run {digest} kept no weights (see keep_weights_mb)")
 
     # ------------------------------------------------------------- writing
@@ -141,9 +175,7 @@ class Store(Records):
         )
         write_atomically(folder / "rows.parquet", parquet_bytes(rows.astype(ROW_COLUMNS)))
         write_atomically(folder / "items.parquet", parquet_bytes(items))
-        files = {
-            path.name: _stamp(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")
-        }
+        files = {path.name: folders.fingerprint(path) for path in folder.iterdir() if path.name[0] != "."}
         write_json(folder / "done", {"schema": SCHEMA, "files": files})
 
     def discard(self, digest: str) -> None:
@@ -151,41 +183,17 @@ class Store(Records):
         if not self.has(digest):
             shutil.rmtree(self.folder(digest), ignore_errors=True)
 
-    @contextlib.contextmanager
-    def lock(self, digest: str) -> Iterator[bool]:
+    def lock(self, digest: str) -> contextlib.AbstractContextManager[bool]:
         """Try to own a digest, without waiting: yields whether this process may write it."""
-        from filelock import FileLock, Timeout
-
-        folder = self.root / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{digest}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            yield False
-            return
-        owner = folder / f"{digest}.owner"
-        try:
-            state = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
-            write_json(owner, state)
-            yield True
-        finally:
-            owner.unlink(missing_ok=True)
-            lock.release()
+        return self._locks.hold(digest)
 
     def heartbeat(self, digest: str) -> None:
-        """Touch the owner file of a lock that this process holds."""
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(self.root / "locks" / f"{digest}.owner")
+        """Say that the process that holds a lock, this one, is alive."""
+        self._locks.beat(digest)
 
     def owner(self, digest: str) -> str:
         """Who holds a lock, for messages."""
-        try:
-            path = self.root / "locks" / f"{digest}.owner"
-            state, age = json.loads(path.read_text()), time.time() - path.stat().st_mtime
-        except (OSError, ValueError):
-            return "another process"
-        return f"process {state['pid']} on {state['host']} (last sign of life {age:.0f} s ago)"
+        return self._locks.owner(digest)
 
     # ------------------------------------------------------------- care
 
@@ -193,11 +201,15 @@ class Store(Records):
         """Compare every file with the size and hash in `done`; unfinished folders are named too."""
         if digest is not None and not self.folder(digest).is_dir():
             raise ValueError(f"no run {digest!r} in {self.runs}")
-        folders = [self.folder(digest)] if digest else sorted(p for p in self.runs.glob("*") if p.is_dir())
-        return [problem for folder in folders for problem in _check(folder)]
+        asked = [self.folder(digest)] if digest else sorted(p for p in self.runs.glob("*") if p.is_dir())
+        return [problem for folder in asked for problem in folders.check(folder)]
 
     def prune(self, *, unfinished: bool = True, damaged: bool = False, dry_run: bool = False) -> list[str]:
-        """Delete unfinished (if asked, damaged) folders that nobody is writing; returns their digests."""
+        """Delete unfinished (if asked, damaged) folders that nobody is writing, and checkpoints without use.
+
+        Returns:
+            The digests, and behind them "checkpoints/<name>" of each checkpoint that no run needs.
+        """
         removed = []
         for name in sorted({problem.digest for problem in self.verify()}):
             if not (unfinished if not self.has(name) else damaged):
@@ -207,35 +219,23 @@ class Store(Records):
                     removed.append(name)
                     if not dry_run:
                         shutil.rmtree(self.folder(name))
-        return removed
+
+        def finished(digest: str) -> bool:
+            return self.has(digest) and digest not in removed
+
+        found = sorted(path for path in self.checkpoints.glob("*") if path.is_dir())
+        useless = [path for path in found if folders.is_useless(path, finished)]
+        for path in useless if not dry_run else ():
+            shutil.rmtree(path, ignore_errors=True)  # the group that it belonged to may do the same
+        return removed + [f"{self.checkpoints.name}/{path.name}" for path in useless]
 
     def write_index(self) -> Path:
-        """Rebuild `index.parquet`, a table of all records, from the folders."""
-        path = self.root / "index.parquet"
-        write_atomically(path, parquet_bytes(self.list()))
-        return path
-
-
-def _stamp(path: Path) -> dict[str, Any]:
-    data = path.read_bytes()
-    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _check(folder: Path) -> list[Problem]:
-    if not (folder / "done").is_file():
-        return [Problem(folder.name, "done", "missing: the run was never finished")]
-    try:
-        files = json.loads((folder / "done").read_text())["files"]
-    except (ValueError, KeyError, TypeError):
-        return [Problem(folder.name, "done", "is not readable")]
-    problems = []
-    for name, expected in files.items():
-        path = folder / name
-        if not path.is_file():
-            problems.append(Problem(folder.name, name, "missing"))
-        elif path.stat().st_size != expected["size"]:
-            what = f"has {path.stat().st_size} bytes, expected {expected['size']}"
-            problems.append(Problem(folder.name, name, what))
-        elif _stamp(path)["sha256"] != expected["sha256"]:
-            problems.append(Problem(folder.name, name, "content differs from its recorded sha256"))
-    return problems
+        """Bring the index up to date: what it lacks is read from the folders, damaged ones left out."""
+        digests, entries = self.digests(), []
+        held = set(self.index.read(digests, columns=[])["run"].to_pylist())
+        for digest in digests:
+            if digest not in held:
+                with contextlib.suppress(ValueError):  # said by whoever reads or verifies that record
+                    entries.append(self._entry(digest))
+        self.index.add([found for found in entries if found is not None])
+        return self.index.path

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lmbench.layers.attention import CausalSelfAttention, attend, attention_terms
+from lmbench.layers.dropout import Dropout, keep_mask
 from lmbench.layers.shape import BlockShape
 
 DEFAULTS = {
@@ -28,6 +29,12 @@ def draw(*sizes: int) -> torch.Tensor:
     return torch.randn(sizes, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
+def attended(*qkv_BHTK: torch.Tensor, bias_HTT: torch.Tensor | None = None) -> torch.Tensor:
+    """`attend` with heads before positions, without dropout."""
+    q, k, v = (x.transpose(1, 2) for x in qkv_BHTK)
+    return attend(q, k, v, bias_HTT=bias_HTT, dropout=Dropout(0.0)).transpose(1, 2)
+
+
 def naive(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """One query at a time over the positions up to its own."""
     out = torch.zeros_like(q)
@@ -39,14 +46,13 @@ def naive(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 
 def test_attention_is_a_softmax_average_over_positions_up_to_its_own() -> None:
     q, k, v = draw(3, 2, 4, 6, 2).unbind(0)
-    torch.testing.assert_close(attend(q, k, v, bias_HTT=None, dropout=0.0), naive(q, k, v))
+    torch.testing.assert_close(attended(q, k, v), naive(q, k, v))
 
 
 def test_a_bias_of_zero_and_the_causal_mask_equals_no_bias() -> None:
     q, k, v = draw(3, 2, 4, 6, 2).unbind(0)
     bias = torch.zeros(4, 6, 6, dtype=torch.float64).masked_fill(torch.ones(6, 6).triu(1).bool(), -math.inf)
-    with_bias = attend(q, k, v, bias_HTT=bias, dropout=0.0)
-    torch.testing.assert_close(with_bias, attend(q, k, v, bias_HTT=None, dropout=0.0))
+    torch.testing.assert_close(attended(q, k, v, bias_HTT=bias), attended(q, k, v))
 
 
 def test_the_first_position_reads_itself_only() -> None:
@@ -79,10 +85,30 @@ def test_normed_queries_and_keys_do_not_see_the_scale_of_their_projection() -> N
     torch.testing.assert_close(layer(x), before, rtol=1e-4, atol=1e-4)
 
 
-def test_dropout_acts_in_training_only() -> None:
+def test_dropout_acts_in_training_only_and_follows_its_key() -> None:
     layer, x = attention(dropout=0.5), draw(2, 6, 8)
-    assert torch.equal(layer.eval()(x), layer(x))
-    assert not torch.equal(layer.train()(x), layer(x))
+    plain = attention()(x)
+    found = {}
+    for training in (True, False):
+        layer.train(training)
+        for key in (1, 2):
+            layer.dropout.key.fill_(key)
+            found[training, key] = layer(x)
+            assert torch.equal(layer(x), found[training, key]), "nothing but the key decides"
+    assert torch.equal(found[False, 1], plain) and torch.equal(found[False, 2], plain)
+    assert not torch.equal(found[True, 1], found[True, 2])
+    assert not torch.equal(found[True, 1], plain)
+
+
+def test_dropped_weights_are_0_and_the_others_grow() -> None:
+    dropout = Dropout(0.25).train()
+    dropout.key.fill_(7)
+    B, H, T = 2, 3, 5
+    q, v_BTHK = torch.zeros(B, T, H, 4), torch.eye(T)[:, None].expand(B, T, H, T)
+    weights_BHTT = attend(q, q, v_BTHK, bias_HTT=None, dropout=dropout).transpose(1, 2)
+    kept = keep_mask(dropout.key, [B * H, T, T], dropout.dropped).view(B, H, T, T)
+    uniform = torch.ones(T, T).tril() / torch.arange(1, T + 1)[:, None]
+    torch.testing.assert_close(weights_BHTT, kept * uniform / 0.75)
 
 
 def test_terms_are_those_of_a_hand_count() -> None:

@@ -250,6 +250,28 @@ def test_verify_finds_damage_and_prune_removes_what_is_unfinished(lmbench, proje
     assert "1 runs removed" in lmbench("runs", "prune", "--damaged")[1]
 
 
+def test_reading_a_damaged_run_is_one_sentence_with_its_remedy(lmbench, project):
+    store = fill(project)
+    (store.folder("0123456789abcdef") / "rows.parquet").write_bytes(b"")
+    status, out, err = lmbench("runs", "show", "0123")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert "0123456789abcdef is damaged: rows.parquet has 0 bytes, expected" in err
+    status, out, err = lmbench("runs", "verify")
+    assert (status, out.count("0123456789abcdef/rows.parquet: has 0 bytes, expected")) == (1, 1)
+    assert "`lmbench runs prune --damaged` removes these runs, then the same notebook" in err
+
+
+def test_prune_says_which_checkpoints_go(lmbench, project):
+    store = fill(project)
+    folder = store.checkpoints / "group"
+    folder.mkdir(parents=True)
+    (folder / "members.json").write_text('{"members": ["0123456789abcdef"]}')
+    said = lmbench("runs", "prune", "--dry-run")[1]
+    assert said == "checkpoints/group\n0 runs and 1 checkpoints would be removed\n"
+    assert lmbench("runs", "prune")[1] == "checkpoints/group\n0 runs and 1 checkpoints removed\n"
+    assert lmbench("runs", "prune")[1] == "0 runs removed\n"
+
+
 def test_train_runs_once_and_prints_the_final_rows(lmbench, project):
     from tests.corpora import write_corpus
 
@@ -376,10 +398,11 @@ def test_verify_names_the_damaged_corpora_in_its_remedy(lmbench, monkeypatch):
 # ------------------------------------------------------------------ the doctor
 
 
-def test_the_doctor_has_a_line_for_everything_it_checks(lmbench):
+def test_the_doctor_has_a_line_for_everything_it_checks(lmbench, monkeypatch):
+    monkeypatch.setattr("lmbench.doctor.precision.BUDGET_S", 0.0)
     status, out, _ = lmbench("doctor")
-    names = ("python", "project", "packages", "device", "threads", "kernel", "corpus ptb", "disk", "results")
-    assert [name for name in names if f" {name}: " not in out] == []
+    names = ("python", "project", "packages", "device", "threads", "dtype", "kernel", "corpus ptb", "disk")
+    assert [name for name in (*names, "results") if f" {name}: " not in out] == []
     assert status == int("FAIL" in out)
 
 
@@ -425,17 +448,6 @@ def test_the_doctor_notices_another_version_and_a_missing_package(monkeypatch):
     monkeypatch.setattr(doctor, "version", lost)
     (check,) = doctor.packages()
     assert (check.status, check.detail, check.remedy) == ("fail", "missing: papermill", "run `make env`")
-
-
-def test_the_doctor_warns_of_threads_that_spin(monkeypatch):
-    from lmbench import doctor
-
-    monkeypatch.setattr(os, "getloadavg", lambda: (0.1, 0.1, 0.1))
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")
-    assert doctor.threads().status == "ok"
-    monkeypatch.delenv("GOMP_SPINCOUNT")
-    assert doctor.threads().status == "warn"
 
 
 def test_sigterm_ends_a_batch_as_orderly_as_ctrl_c(notebook, project):

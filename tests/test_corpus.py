@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lmbench.data.corpus import corpora, fingerprint, load_corpus, refuse_overlap
+from lmbench.data.fetch import fetch
 from lmbench.data.manifest import search_folders
 
 SPLITS = ("train", "valid", "test")
@@ -206,6 +207,75 @@ def test_any_other_substitute_is_refused(home: Path) -> None:
             call("small", substitute="test")
 
 
+# ------------------------------------------------------------------ another cut of a known text
+
+
+def add_other_cut(home: Path, *, valid: str = "") -> str:
+    """Corpus `other`, the text of `small` cut at 100 and 200 bytes; returns that text."""
+    text = "|".join(LINES[split] for split in SPLITS)
+    cuts = {"train.txt": (0, 100), "valid.txt": (100, 200), "test.txt": (100, 200)}
+    files = {name: {"hashes": [sha256(text[start:end])]} for name, (start, end) in cuts.items()}
+    if valid:
+        files["valid.txt"] = {"hashes": [sha256(valid)]}
+    known = json.loads((home / "datasets" / "manifest.json").read_text(encoding="utf-8"))["corpora"]
+    recut = {"corpus": "small", "joint": "|", "cuts": cuts}
+    other = {"title": "", "licence": "", "homepage": "", "files": files, "recut": recut}
+    write_manifest(home, **known, other=other)
+    return text
+
+
+@pytest.mark.parametrize("place", ["datasets", "own"])
+def test_another_cut_is_made_from_the_joined_splits_of_its_text(
+    home: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    text = add_other_cut(home)
+    write_folder(home / place / "small")
+    monkeypatch.setenv("LMBENCH_DATA", str(home / "own"))
+    corpus = load_corpus("other")
+    assert {split: corpus.text(split) for split in SPLITS} == {
+        "train": text[:100], "valid": text[100:200], "test": text[100:200]
+    }  # fmt: skip
+    assert [d.name for d in corpus.splits["train"]] == ["other/train"]
+    assert sorted(p.name for p in (home / "datasets" / "other").glob("*.txt")) == [
+        "test.txt", "train.txt", "valid.txt"
+    ]  # fmt: skip
+
+
+def test_another_cut_asks_for_its_text_where_that_is_missing(home: Path) -> None:
+    add_other_cut(home)
+    with pytest.raises(ValueError, match=r"other/train.txt is missing .*; run `lmbench data fetch other`"):
+        load_corpus("other")
+    with pytest.raises(ValueError, match=r"small/train.txt could not be fetched"):
+        fetch("other")
+
+
+def test_another_cut_of_a_damaged_text_is_refused(home: Path) -> None:
+    add_other_cut(home)
+    write_folder(home / "datasets" / "small", train="damaged\n")
+    with pytest.raises(ValueError, match=r"small/train.txt is not the file of corpus small"):
+        load_corpus("other")
+
+
+def test_another_cut_that_gives_other_text_is_refused_and_leaves_nothing(home: Path) -> None:
+    add_other_cut(home, valid="other\n")
+    write_folder(home / "datasets" / "small")
+    with pytest.raises(ValueError, match=r"other/valid.txt as cut from small is not the pinned text: expec"):
+        load_corpus("other")
+    assert not list((home / "datasets" / "other").glob("*.txt"))
+
+
+def test_the_cut_of_nanogpt_is_at_nine_tenths_of_the_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LMBENCH_HOME", str(Path(__file__).resolve().parents[1]))
+    known, n = corpora(), 1_115_394
+    cut, files = known["tiny_shakespeare_90_10"].recut, known["tiny_shakespeare_90_10"].files
+    assert cut.cuts == {"train.txt": (0, int(0.9 * n)), "valid.txt": (int(0.9 * n), n)} | {
+        "test.txt": (int(0.9 * n), n)
+    }
+    assert all(files[name].n_bytes == end - start for name, (start, end) in cut.cuts.items())
+    parts = known[cut.corpus].files.values()
+    assert sum(part.n_bytes for part in parts) + 2 * len(cut.joint) == n
+
+
 # ------------------------------------------------------------------ identity
 
 
@@ -236,6 +306,7 @@ def test_fingerprints_of_the_real_corpora_never_change(monkeypatch: pytest.Monke
     assert {name: fingerprint(name) for name in corpora()} == {
         "shakespeare_plays": "a1212a3813e14af8",
         "tiny_shakespeare": "598e6c3323cac31c",
+        "tiny_shakespeare_90_10": "7b2013cdd8324e17",
         "ptb": "ad46e8d8cd71330f",
         "wikitext-2": "376fd843a8e13dab",
     }
@@ -255,7 +326,7 @@ def test_every_corpus_has_a_card_and_three_pinned_splits(monkeypatch: pytest.Mon
         for split in SPLITS:
             pinned = entry.files[f"{split}.txt"]
             assert all(len(pin.split(":")[1]) in (32, 40, 64) for pin in pinned.hashes)
-            assert pinned.sources or entry.wheel
+            assert pinned.sources or entry.wheel or entry.recut
             if pinned.n_bytes:
                 assert f"{pinned.n_bytes:,}" in card
 
@@ -272,6 +343,20 @@ def test_weights_are_not_scored_on_text_that_they_have_seen(monkeypatch: pytest.
             refuse_overlap("shakespeare_plays", "tiny_shakespeare", split=split)
     with pytest.raises(ValueError, match=r"tiny_shakespeare are not scored on shakespeare_plays/train"):
         refuse_overlap("tiny_shakespeare", "shakespeare_plays", split="train")
+
+
+def test_two_cuts_of_one_text_are_not_scored_on_what_the_other_has_learned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LMBENCH_HOME", str(Path(__file__).resolve().parents[1]))
+    for split in SPLITS:
+        for learned in ("tiny_shakespeare_90_10", "shakespeare_plays"):
+            other = {"tiny_shakespeare_90_10": "tiny_shakespeare"}.get(learned, "tiny_shakespeare_90_10")
+            with pytest.raises(ValueError, match=rf"trained on {learned} are not scored on {other}/{split}"):
+                refuse_overlap(learned, other, split=split)
+    with pytest.raises(ValueError, match=r"tiny_shakespeare are not scored on tiny_shakespeare_90_10/train"):
+        refuse_overlap("tiny_shakespeare", "tiny_shakespeare_90_10", split="train")
+    refuse_overlap("tiny_shakespeare", "tiny_shakespeare_90_10", split="valid")
 
 
 def test_text_without_overlap_may_be_scored(monkeypatch: pytest.MonkeyPatch) -> None:

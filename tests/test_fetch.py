@@ -271,6 +271,8 @@ def test_the_real_manifest_accepts_the_real_files_from_either_of_their_homes(
         (home / "datasets" / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
         paths = fetch("tiny_shakespeare", force=True)
         assert [path.stat().st_size for path in paths] == [892117, 111669, 111606]
+    cut = [path.stat().st_size for path in fetch("tiny_shakespeare_90_10")]
+    assert cut == [1003854, 111540, 111540]
 
 
 # ------------------------------------------------------------------ the wheel

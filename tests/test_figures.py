@@ -77,9 +77,18 @@ def sweep_runs():
     )
 
 
+def race_rows():
+    """The rows of `curve_rows` as two recipes of which one never reaches 2.3 nats."""
+    rows = curve_rows()
+    names = {"linear": "transformer_nanogpt", "transformer": "transformer_fast"}
+    rows = rows[rows["label"].isin(names)].replace({"label": names})
+    return rows.assign(tokens=rows["step"] * 100, jobs=1)
+
+
 DRAWN = {
     "loss_against": lambda: figures.loss_against(runs(), references=REFERENCES),
     "budget_panel": lambda: figures.budget_panel(runs(), references=REFERENCES),
+    "crossing_panel": lambda: figures.crossing_panel(race_rows(), target=2.3),
     "training_curves": lambda: figures.training_curves(curve_rows(), references=REFERENCES),
     "tuning_curves": lambda: figures.tuning_curves(tuning_runs()),
     "paired_differences": lambda: figures.paired_differences(differences()),

@@ -6,14 +6,16 @@ then only add lines here.
 
 import pytest
 
-from lmbench.config import make
+from lmbench.config import discover, kinds, make
 
 MODELS = {
     "linear": "ca16ef8c6b9e35c8",
     "mlp": "38cdadfde270b8df",
     "self_attention": "993750d301c6776e",
     "transformer": "d83056ba41e749b2",
+    "transformer_fast": "34a204d2b132aed5",
     "transformer_modern": "341b1cafef625aea",
+    "transformer_nanogpt": "eb15ad13bcda5fb4",
     "transformer_prenorm": "8164656e193b0cea",
     "transformer_rope": "8fc6b9bebebae962",
 }
@@ -27,10 +29,39 @@ OTHERS = {
     "protocol last_token": "68c3093dae6a6ff1",
     "optimizer adam": "93938999d2195766",
     "optimizer adamw": "868bdcd8270a2b84",
+    "optimizer muon": "53aadc7271ff15c1",
+    "optimizer sgd": "ede709531da3694c",
     "schedule constant": "6ae0df8dae1a2569",
     "schedule cosine": "1d7983f074b2e9b2",
     "schedule linear": "ca16ef8c6b9e35c8",
+    "schedule wsd": "a162b4fb93142c2a",
 }
+# A digest leaves out what is at its default, so the defaults may not move either.
+_BLOCK = {"seq_len": 128, "d_model": 128, "n_head": 4, "dropout": 0.1}
+DEFAULTS = {
+    "model linear": {"seq_len": 128, "d_model": 128},
+    "model mlp": {"seq_len": 128, "d_model": 128, "d_ff": 256, "n_layer": 2, "dropout": 0.1},
+    "model self_attention": _BLOCK | {"d_ff": 512, "positions": "learned", "norm_order": "post"},
+    "model transformer": _BLOCK
+    | {"n_layer": 3, "d_ff": 256, "n_kv_head": None, "norm_order": "post", "norm": "layernorm"}
+    | {"positions": "learned", "activation": "relu", "attention_init": "multihead", "init": "torch"}
+    | {"residual_dropout": False, "qk_norm": False, "tied_head": False, "zero_init": False}
+    | {"norm_gain": True, "bias": True, "logit_cap": None},
+    "optimizer adam": {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
+    "optimizer adamw": {"lr": 1e-3, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1},
+    "optimizer muon": {"lr": 0.02, "adam_lr": 3e-3, "momentum": 0.95, "nesterov": True, "iterations": 5}
+    | {"weight_decay": 0.0, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8},
+    "optimizer sgd": {"lr": 1e-3, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0},
+    "schedule constant": {"warmup": 0},
+    "schedule cosine": {"warmup": 0, "floor": 0.1},
+    "schedule linear": {"warmup": 0, "floor": 0.0},
+    "schedule wsd": {"warmup": 0, "decay": 0.2, "floor": 0.0, "fall": "linear"},
+    "protocol dense": {"stride": None, "eval_bytes": None},
+    "protocol last_token": {"eval_windows": 10_000, "average": "batch_mean", "eval_batch_size": 64},
+}
+RUN = {"batch_size": 16, "grad_accum": 1, "epoch_windows": None, "grad_clip": 1.0, "dtype": "float32"}
+RUN |= {"ema": None, "eval_every": None, "weights": "best", "test": True, "methods": ()}
+RUN |= dict.fromkeys(("init_seed", "data_seed", "dropout_seed", "eval_seed"), 0)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -48,6 +79,32 @@ def test_the_digest_of_a_whole_run_does_not_move():
     run = make("run", "run", model="transformer", task="text", steps=10)
     assert run.digest == "b09da49eda50e69a"
     assert run.with_seed(3).digest == "34ce3439d7baa2e5"
+    assert run.replace(ema=0.99).digest == "055ecd01daa21bb7"
+    assert run.replace(dtype="bfloat16").digest == "664d8f73550c1b40"
+    assert run.replace(optimizer="muon").digest == "ca498f74402198ea"
+    for part, kind in (("protocol", "dense"), ("optimizer", "adamw"), ("schedule", "cosine")):
+        assert getattr(run, part) == make(part, kind)
+    assert {name: getattr(run, name) for name in RUN} == RUN
+
+
+@pytest.mark.parametrize("role", ["model", "optimizer", "schedule", "protocol"])
+def test_every_kind_and_variant_is_held(role):
+    held = MODELS if role == "model" else {key.split(" ")[1] for key in OTHERS if key.startswith(role)}
+    assert set(held) == set(discover(role))
+    assert {key.split(" ")[1] for key in DEFAULTS if key.startswith(role)} == set(kinds(role))
+
+
+@pytest.mark.parametrize("key", DEFAULTS)
+def test_defaults_do_not_move(key):
+    role, name = key.split(" ")
+    config = make(role, name)
+    assert {field: getattr(config, field) for field in DEFAULTS[key]} == DEFAULTS[key]
+
+
+def test_a_neutral_ema_is_none_and_leaves_the_digest_alone():
+    run = make("run", "run", model="transformer", task="text", steps=10)
+    assert run.replace(ema=None).digest == run.digest
+    assert "ema" not in run.canonical()
 
 
 def test_the_published_runs_are_those_of_the_reference_results():

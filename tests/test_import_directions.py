@@ -17,7 +17,9 @@ LEVELS = (
     ("config",),
     ("schedule",),
     ("run",),
-    ("records",),
+    ("records", "folders"),
+    ("entries", "locks"),
+    ("index",),
     ("store",),
     ("data", "layers"),
     ("tasks", "models"),
@@ -38,7 +40,8 @@ ANALYSIS_MAY_IMPORT = {"home", "config", "schedule", "run", "records", "store", 
 MAY_IMPORT_ANALYSIS = {"analysis", "notebook", "batch", "report", "report_pages", "cli"}
 # Drawing a report page is part of the report.
 SIBLINGS = {("report", "report_pages")}
-WITHOUT_TORCH = ("analysis", "config", "errors", "home", "progress", "records", "run", "schedule", "store")
+WITHOUT_TORCH = ("analysis", "config", "entries", "errors", "folders", "home", "index", "locks")
+WITHOUT_TORCH += ("progress", "records", "run", "schedule", "store")
 # Installed by `make env`, but not where models are only trained and measured.
 LAZY = {"papermill", "jupyter_client", "nbclient", "nbformat", "nbconvert", "IPython", "fvcore", "pooch"}
 LAZY |= {"datasketch", "tokenizers"}

@@ -1,6 +1,8 @@
-"""Two real processes that are given the same runs at once."""
+"""Locks between real processes: runs given to two at once, and a holder that is killed."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -20,13 +22,13 @@ from lmbench.config import from_dict
 from lmbench.store import Store
 from lmbench.training import execute
 
-trained, honest = [], execute.train
+trained, honest = [], Store.finish
 
-def train(run, **options):
-    trained.append(run.digest)
-    return honest(run, **options)
+def finish(self, digest, **parts):
+    trained.append(digest)
+    honest(self, digest, **parts)
 
-execute.train = train
+Store.finish = finish
 root, out, runs = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 runs = [from_dict("run", run) for run in runs]
 print("ready", flush=True)
@@ -82,3 +84,63 @@ def test_what_they_leave_is_whole_and_nobody_holds_it(result):
     for digest in digests:
         with store.lock(digest) as mine:
             assert mine
+
+
+# Owns a record, has written half of it, and never ends by itself.
+HOLDER = """
+import sys
+from pathlib import Path
+from lmbench.store import Store
+
+with Store(Path(sys.argv[1])).claim("d") as folder:
+    (folder / "run.json").write_text("half")
+    print("mine", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(store):
+    """A process that holds the record "d"."""
+    child = subprocess.Popen([sys.executable, "-c", HOLDER, str(store.root)], stdin=-1, stdout=-1, text=True)
+    assert child.stdout.readline().strip() == "mine"
+    yield child
+    child.kill()
+    child.communicate()
+
+
+def test_a_lock_is_held_by_one_process_at_a_time(store, holder):
+    with store.lock("d") as mine:
+        assert not mine
+    with store.claim("d") as folder:
+        assert folder is None
+    assert store.owner("d").startswith(f"process {holder.pid} on ")
+    assert store.prune() == [], "what another process is writing stays"
+
+
+def test_a_killed_process_leaves_lock_owner_and_folder_that_are_taken_over_at_once(store, holder):
+    holder.send_signal(signal.SIGKILL)
+    assert holder.wait() == -signal.SIGKILL
+    left = sorted(path.name for path in (store.root / "locks").iterdir())
+    assert left == ["d.lock", "d.owner"]
+    assert (store.folder("d") / "run.json").read_text() == "half"
+    with store.claim("d") as folder:
+        assert list(folder.iterdir()) == []
+        assert f"process {os.getpid()}" in store.owner("d")
+    assert not (store.root / "locks" / "d.owner").exists()
+
+
+def test_prune_removes_what_a_killed_process_left(store, holder):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert store.prune() == ["d"]
+    assert not store.folder("d").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"pid": 1'])
+def test_an_owner_file_decides_nothing_whatever_it_holds(store, text):
+    (store.root / "locks").mkdir(parents=True)
+    (store.root / "locks" / "d.owner").write_text(text)
+    assert store.owner("d") == "another process"
+    with store.lock("d") as mine:
+        assert mine

@@ -24,6 +24,14 @@ def test_sinusoids_are_those_of_the_paper() -> None:
             assert table[t, 2 * i + 1].item() == pytest.approx(math.cos(angle), abs=1e-6)
 
 
+def test_sinusoids_keep_the_dtype_of_what_they_are_added_to() -> None:
+    layer = SinusoidalPositions(seq_len=4, d_model=6)
+    for dtype in (torch.bfloat16, torch.float32, torch.float64):
+        assert layer(torch.zeros(1, 4, 6, dtype=dtype)).dtype == dtype
+    x = torch.full((1, 4, 6), 1.5, dtype=torch.bfloat16)
+    assert torch.equal(layer(x), (1.5 + layer.table_TC).bfloat16().unsqueeze(0))
+
+
 def test_rope_turns_the_first_pair_by_one_radian_a_position() -> None:
     x = torch.zeros(1, 1, 3, 4)
     x[..., 0] = 1.0  # feature 0 is paired with feature 2

@@ -12,6 +12,7 @@ from lmbench.analysis.export import Stamp, escape_latex, save_figure, save_table
 from lmbench.analysis.figures import loss_against
 from lmbench.analysis.table import result_table
 from lmbench.report import build_report
+from lmbench.report.performance import performance_table
 
 COMMIT = "0c1d2e3f4a5b6c7d8e9f00112233445566778899-dirty"
 STAMP = Stamp(commit="other", device="cpu: test machine")
@@ -253,3 +254,130 @@ def test_an_unknown_format_is_refused(folder, tmp_path):
         ValueError, match=r"unknown report format 'htm'; accepted: html, latex. Did you mean 'html'\?"
     ):
         build_report([folder], tmp_path / "out", format="htm")
+
+
+# ------------------------------------------------------------------ performance
+
+RESULT = {
+    "name": "evaluation", "device": "cpu: <test> machine", "ours": 120.0, "baseline": 10.0,
+    "ratio": 12.0, "ratio_min": 11.5, "ratio_max": 12.25, "unit": "k targets/s", "repeats": 3,
+    "difference_to_naive": 2e-7,
+}  # fmt: skip
+
+
+def write_result(project, **changes):
+    folder = project / "results" / "reference" / "performance"
+    folder.mkdir(parents=True, exist_ok=True)
+    result = {key: value for key, value in (RESULT | changes).items() if value is not ...}
+    path = folder / f"{changes.get('name', RESULT['name'])}.json"
+    path.write_text(json.dumps(result))
+    return path
+
+
+def performance_row(project, **changes):
+    path = write_result(project, **changes)
+    table = performance_table(path.parent)
+    path.unlink()
+    return dict(zip(table.columns, table.iloc[0], strict=True))
+
+
+def test_performance_stands_in_the_index_with_ratio_target_and_verdict(project, folder, tmp_path):
+    write_executed(folder, "quick")
+    write_result(project)
+    write_result(
+        project, name="notebook_start", ours=4.5, baseline=4.0, ratio=0.9, ratio_min=0.8, ratio_max=1
+    )
+    text = build_report([folder], tmp_path / "out").read_text()
+    part = text[text.index("<h2>Performance</h2>") :]
+    cells = [
+        re.findall(r'<td class="name">(.*?)</td>', row)
+        for row in re.findall(r"<tr><td.*?</tr>", part, re.DOTALL)
+    ]
+    assert cells == [
+        ["scoring a whole split by sliding window", "cpu: &lt;test&gt; machine", "120.0", "10.00",
+         "k targets/s", "12.00 [11.50, 12.25]", "3", "at least 10 times, equal to 1e-5", "yes"],
+        ["starting a smoke notebook", "cpu: &lt;test&gt; machine", "4.500", "4.000",
+         "k targets/s", "0.9000 [0.8000, 1.000]", "3", "at most 4 s", "no"],
+    ]  # fmt: skip
+    assert "the ratio, which is above 1 where lmbench is better" in part
+
+
+def test_performance_stands_in_the_latex_report(project, folder, tmp_path):
+    write_executed(folder, "quick")
+    write_result(project)
+    report = build_report([folder], tmp_path / "out", format="latex")
+    assert r"\fitted{tables/performance.tex}" in report.read_text()
+    table = (report.parent / "tables" / "performance.tex").read_text()
+    assert "12.00 [11.50, 12.25]" in table
+    assert r"\textless{}test\textgreater{}" in table
+
+
+def test_a_project_without_performance_results_gets_no_such_table(project, folder, tmp_path):
+    write_executed(folder, "quick")
+    assert "Performance" not in build_report([folder], tmp_path / "out").read_text()
+    report = build_report([folder], tmp_path / "tex", format="latex")
+    assert "Performance" not in report.read_text()
+    assert performance_table(None) is None
+
+
+def test_a_report_on_folders_from_elsewhere_needs_no_project(folder, tmp_path, monkeypatch):
+    write_executed(folder, "quick")
+    monkeypatch.delenv("LMBENCH_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert build_report([folder], tmp_path / "out").is_file()
+
+
+def test_a_target_is_judged_only_where_it_was_set(project):
+    speed = {"name": "stacked_runs", "ours": 35.0, "unit": "Mtok/s"}
+    assert performance_row(project, **speed)["met"] == "not asked here"
+    assert performance_row(project, **speed, device="NVIDIA H200")["met"] == "yes"
+    assert performance_row(project, **speed | {"ours": 33.9}, device="NVIDIA H200")["met"] == "no"
+
+
+def test_a_target_needs_all_its_parts(project):
+    assert performance_row(project)["met"] == "yes"
+    assert performance_row(project, difference_to_naive=2e-5)["met"] == "no"
+    assert performance_row(project, difference_to_naive=...)["met"] == "no"
+    quality = {"name": "time_to_quality_gpu", "device": "NVIDIA H200", "ours": 11.0, "unit": "s"}
+    assert performance_row(project, **quality, ours_seconds=[2.5, 2.9])["met"] == "yes"
+    assert performance_row(project, **quality, ours_seconds=[2.5, 3.1])["met"] == "no"
+    same_loss = {"name": "cpu_training", "nll_difference": -0.009}
+    assert performance_row(project, **same_loss)["met"] == "yes"
+    assert performance_row(project, **same_loss | {"nll_difference": -0.011})["met"] == "no"
+
+
+def test_a_benchmark_without_a_target_is_named_in_words_and_not_judged(project):
+    row = performance_row(project, name="two_gpus")
+    assert (row["what"], row["target"], row["met"]) == ("two gpus", "", "")
+
+
+def test_a_baseline_that_missed_its_goal_is_marked_as_a_bound(project):
+    row = performance_row(project, name="cpu_time_to_quality", baseline_reached=[True, False])
+    assert (row["baseline"], row["ratio [range]"]) == ("≥ 10.00", "≥ 12.00 [11.50, 12.25]")
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"ratio": ...}, "'ratio' is missing"),
+        ({"ours": "fast"}, "ours = 'fast'"),
+        ({"baseline": -1.0}, "baseline = -1.0"),
+        ({"repeats": 0}, "repeats = 0"),
+        ({"unit": ""}, "unit = ''"),
+        ({"ratio": 13.0}, r"ratio = 13.0 lies outside of \[11.5, 12.25\]"),
+    ],
+)
+def test_a_file_that_is_no_performance_result_is_named(project, folder, tmp_path, changes, said):
+    write_executed(folder, "quick")
+    path = write_result(project, **changes)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))} is not a performance result: {said}$"):
+        build_report([folder], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("body, said", [("{", "it is no JSON"), ("[1]", "it holds no JSON object")])
+def test_a_file_that_is_no_json_object_is_named(project, body, said):
+    path = write_result(project)
+    path.write_text(body)
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))} is not a performance result: {said}"):
+        performance_table(path.parent)

@@ -4,6 +4,7 @@ Legend: B batch, T position, V vocabulary, N target.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,16 @@ import torch
 
 from lmbench.config import kinds, make
 from lmbench.data.documents import Corpus, Document
-from lmbench.measure.score import evaluate, run_model, target_scores, tokens_per_second
+from lmbench.measure.score import (
+    evaluate,
+    readout_of,
+    score_split,
+    summed_loss,
+    target_scores,
+    tokens_per_second,
+)
 from lmbench.models.base import LanguageModel, Output, seeded
-from lmbench.tasks import text as text_task
+from lmbench.records import no_items
 from lmbench.tasks.base import IGNORE, Batch, View
 from lmbench.tasks.text import TextData
 from tests.corpora import text, write_corpus
@@ -51,9 +59,9 @@ def collected(model, data, protocol, view, monkeypatch):
     seen = []
     honest = TextData.summarise
 
-    def summarise(self, split, protocol, view, nll_N, correct_N):
+    def summarise(self, split, protocol, view, nll_N, correct_N, **how):
         seen.append((nll_N, correct_N))
-        return honest(self, split, protocol, view, nll_N, correct_N)
+        return honest(self, split, protocol, view, nll_N, correct_N, **how)
 
     with monkeypatch.context() as patch:
         patch.setattr(TextData, "summarise", summarise)
@@ -72,11 +80,13 @@ def loop_nll(logits_V, target):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_nll_equals_the_plain_loop_and_skips_ignored_targets(dtype):
+def test_nll_equals_the_plain_loop(dtype):
     logits_BTV = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0)).mul(3).to(dtype)
     targets_BT = torch.tensor([[1, IGNORE, 4], [IGNORE, 0, 2]])
-    nll_N, _ = target_scores(logits_BTV, targets_BT)
-    assert nll_N.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    nll_RBT, correct_RBT = target_scores(logits_BTV.unsqueeze(0), targets_BT)
+    assert nll_RBT.shape == correct_RBT.shape == (1, 2, 3)
+    assert nll_RBT.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    nll_N = nll_RBT[0][targets_BT != IGNORE]
     places = [(0, 0, 1), (0, 2, 4), (1, 1, 0), (1, 2, 2)]
     # bfloat16 logits are exact in float32, where they are scored: only its rounding is left.
     expected = [loop_nll(logits_BTV[b, t], v) for b, t, v in places]
@@ -88,13 +98,35 @@ def test_nll_equals_the_plain_loop_and_skips_ignored_targets(dtype):
 def test_ties_earn_one_over_their_number():
     logits_BTV = torch.tensor([[[2.0, 2.0, 1.0, 2.0]] * 4, [[0.0, 0.0, 0.0, 0.0]] * 4])
     targets_BT = torch.tensor([[0, 3, 2, IGNORE], [0, 1, 2, 3]])
-    _, correct_N = target_scores(logits_BTV, targets_BT)
+    _, correct_RBT = target_scores(logits_BTV.unsqueeze(0), targets_BT)
+    correct_N = correct_RBT[0][targets_BT != IGNORE]
     assert correct_N.tolist() == pytest.approx([1 / 3, 1 / 3, 0, 1 / 4, 1 / 4, 1 / 4, 1 / 4])
 
 
 def test_a_highest_logit_without_a_tie_earns_1_and_another_0():
-    _, correct_N = target_scores(torch.tensor([[[1.0, 3.0], [1.0, 3.0]]]), torch.tensor([[1, 0]]))
-    assert correct_N.tolist() == [1, 0]
+    _, correct_RBT = target_scores(torch.tensor([[[[1.0, 3.0], [1.0, 3.0]]]]), torch.tensor([[1, 0]]))
+    assert correct_RBT.tolist() == [[[1, 0]]]
+
+
+def test_models_side_by_side_score_as_each_alone():
+    logits_RBTV = torch.randn(3, 2, 4, 5, generator=torch.Generator().manual_seed(0)).round()  # with ties
+    targets_BT = torch.tensor([[1, IGNORE, 4, 0], [IGNORE, 0, 2, 2]])
+    together = target_scores(logits_RBTV, targets_BT)
+    for at in range(3):
+        alone = target_scores(logits_RBTV[at : at + 1], targets_BT)
+        assert all(torch.equal(a[at], b[0]) for a, b in zip(together, alone, strict=True))
+
+
+def test_the_training_loss_is_the_sum_over_the_targets_that_are_not_ignored():
+    logits_BTV = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0)).mul(3)
+    targets_BT = torch.tensor([[1, IGNORE, 4], [IGNORE, 0, 2]])
+    nll_RBT, _ = target_scores(logits_BTV.unsqueeze(0), targets_BT)
+    expected = nll_RBT[0][targets_BT != IGNORE].sum()
+    torch.testing.assert_close(summed_loss(logits_BTV, targets_BT), expected)
+    rough = summed_loss(logits_BTV.bfloat16(), targets_BT)
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(rough, summed_loss(logits_BTV.bfloat16().float(), targets_BT))
+    assert summed_loss(logits_BTV.double(), targets_BT).dtype == torch.float64
 
 
 def test_a_model_of_equal_logits_has_chance_accuracy_and_uniform_nll(data):
@@ -199,7 +231,7 @@ def test_any_evaluation_batch_size_gives_the_same_scores(data, name, protocol, m
     model, view = built(name, data)
     found = []
     for rows in (1, 3, 1024):
-        monkeypatch.setattr(text_task, "EVAL_ROWS", rows * SEQ_LEN)
+        view = replace(view, eval_tokens=rows * SEQ_LEN)
         sizes = [
             len(b.tokens_BT) for b in data.eval_batches("test", make("protocol", protocol), view, eval_seed=0)
         ]
@@ -242,9 +274,55 @@ def test_scoring_switches_dropout_off_and_leaves_the_mode_as_it_was(data):
 def test_only_the_last_position_is_read_out_where_only_that_has_a_target(data):
     model, _ = built("transformer", data)
     tokens_BT = torch.zeros(2, SEQ_LEN, dtype=torch.long)
-    last = run_model(model, Batch(tokens_BT=tokens_BT, targets_BT=tokens_BT[:, -1:]))
-    every = run_model(model, Batch(tokens_BT=tokens_BT, targets_BT=tokens_BT))
-    assert (last.shape[1], every.shape[1]) == (1, SEQ_LEN)
+    shapes = []
+    for targets_BT in (tokens_BT[:, -1:], tokens_BT):
+        readout = readout_of(tokens_BT, targets_BT)
+        shapes.append((readout, model(tokens_BT, readout=readout).logits_BTV.shape[1]))
+    assert shapes == [("last", 1), ("all", SEQ_LEN)]
+    one_B1 = tokens_BT[:, :1]
+    assert readout_of(one_B1, one_B1) == "all", "of one token, all is the last"
+
+
+def test_scoring_reads_out_only_the_last_position_of_last_token(data, monkeypatch):
+    model, view = built("transformer", data)
+    shapes, honest = set(), target_scores
+
+    def seen(logits_RBTV, targets_BT):
+        shapes.add(logits_RBTV.shape[2])
+        return honest(logits_RBTV, targets_BT)
+
+    monkeypatch.setattr("lmbench.measure.score.target_scores", seen)
+    evaluate(model, data, split="test", protocol=make("protocol", "last_token"), view=view)
+    assert shapes == {1}
+
+
+def test_a_split_of_several_models_is_scored_as_each_alone(data, monkeypatch):
+    model, view = built("transformer", data)
+    scale_R = torch.tensor([1.0, 0.5, 0.0])
+    protocol = make("protocol", "dense", eval_bytes=50)
+
+    def scorer(batch):
+        logits_BTV = model.eval()(batch.tokens_BT).logits_BTV
+        return target_scores(logits_BTV * scale_R[:, None, None, None], batch.targets_BT)
+
+    nll_RN, correct_RN = score_split(scorer, data, split="test", protocol=protocol, view=view)
+    assert nll_RN.shape == correct_RN.shape == (3, 50)
+    assert nll_RN.dtype == correct_RN.dtype == np.float64
+    alone_N, right_N, _ = collected(model, data, protocol, view, monkeypatch)
+    assert np.array_equal(nll_RN[0], alone_N) and np.array_equal(correct_RN[0], right_N)
+    np.testing.assert_allclose(nll_RN[2], math.log(data.vocab_size), rtol=1e-6)
+    np.testing.assert_allclose(correct_RN[2], 1 / data.vocab_size, rtol=1e-6)
+
+
+def test_items_are_left_out_where_they_are_not_wanted(data):
+    protocol = make("protocol", "dense", eval_bytes=50)
+    view = View(seq_len=SEQ_LEN, is_window=False, device=CPU)
+    nll_N, correct_N = np.ones(50), np.zeros(50)
+    kept = data.summarise("test", protocol, view, nll_N, correct_N)
+    bare = data.summarise("test", protocol, view, nll_N, correct_N, items=False)
+    assert kept.metrics == bare.metrics
+    assert len(kept.items) == 1 and bare.items.empty
+    assert list(bare.items.columns) == list(no_items().columns)
 
 
 def test_inference_speed_is_scored_positions_over_the_median_second(data, monkeypatch):

@@ -5,9 +5,14 @@ import pytest
 import torch
 
 from lmbench.config import make
+from lmbench.layers.dropout import dropout_keys
+from lmbench.measure.score import evaluate
 from lmbench.store import Store
+from lmbench.tasks.base import load_task
 from lmbench.training.execute import fit_model, run_all
 from lmbench.training.loop import train
+from lmbench.training.program import Program
+from lmbench.training.replicas import Replicas
 from lmbench.training.rescore import evaluate_run, load_run
 
 CPU = torch.device("cpu")
@@ -20,6 +25,10 @@ def small_run(task, model="transformer", **fields):
     protocol = make("protocol", "dense", eval_bytes=200)
     defaults = {"steps": 6, "batch_size": 4, "protocol": protocol, "schedule": "constant"}
     return make("run", "run", model=config, task=task, **(defaults | fields))
+
+
+def program_of(run):
+    return Program([run], device=CPU)
 
 
 def losses(trained):
@@ -51,11 +60,111 @@ def test_training_leaves_the_random_state_of_the_caller_alone(task):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_gradient_accumulation_gives_the_same_step_in_float64(task):
-    run = small_run(task, dtype="float64", steps=3).replace(model=small_run(task).model.replace(dropout=0.0))
+# The short last batch of an epoch leaves whole micro-batches without a target.
+@pytest.mark.parametrize("fields", [{}, {"epoch_windows": 6}, {"protocol": "last_token"}])
+@pytest.mark.parametrize("model", ["transformer", "mlp", "linear"])
+def test_gradient_accumulation_gives_the_same_step_in_float64(task, model, fields):
+    run = small_run(task, model, dtype="float64", **fields)
+    if model != "linear":
+        run = run.replace(model=run.model.replace(dropout=0.0))
     whole, parts = train(run, device=CPU), train(run.replace(grad_accum=4), device=CPU)
+    np.testing.assert_allclose(losses(parts), losses(whole), rtol=1e-12)
     for name in whole.final:
         torch.testing.assert_close(whole.final[name], parts.final[name], rtol=1e-9, atol=1e-12)
+
+
+def test_each_pass_of_each_micro_batch_has_the_keys_of_its_step_and_no_others(task, monkeypatch):
+    seen, honest = [], Replicas.losses
+
+    def watched(self, batch, keys_RD, n_targets_R):
+        seen.append(keys_RD.tolist())
+        return honest(self, batch, keys_RD, n_targets_R)
+
+    monkeypatch.setattr(Replicas, "losses", watched)
+    run = small_run(task, grad_accum=2, dropout_seed=5)
+    program = program_of(run)
+    program.advance(run.steps)
+    sites = len(program.replicas.sites)
+    assert sites > 1
+    keys = dropout_keys([5], first=0, count=run.steps, micro=2, sites=sites)
+    assert seen == [[keys[step, 0, micro].tolist()] for step in range(run.steps) for micro in range(2)]
+    assert len(np.unique(keys)) == run.steps * 2 * sites
+
+
+# ------------------------------------------------------------------ the update
+
+
+def test_plain_gradient_descent_moves_by_rate_times_factor_times_gradient(task):
+    sgd = make("optimizer", "sgd", lr=0.5, momentum=0.0)
+    wsd = make("schedule", "wsd", warmup=2, decay=0.5)
+    program = program_of(
+        small_run(task, dtype="float64", steps=6, optimizer=sgd, schedule=wsd, grad_clip=None)
+    )
+    for factor in (0.5, 1.0, 1.0, 1.0, 1.0, 0.5):
+        before = program.replicas.master_RP.clone()
+        program.advance(1)
+        moved = before - program.replicas.master_RP
+        assert program.grads_RP.abs().max() > 0
+        torch.testing.assert_close(moved, 0.5 * factor * program.grads_RP, rtol=1e-9, atol=1e-15)
+
+
+def test_clipping_bounds_the_norm_of_all_gradients_together(task):
+    sgd = make("optimizer", "sgd", lr=1.0, momentum=0.0)
+    run = small_run(task, dtype="float64", optimizer=sgd, grad_clip=None)
+    program = program_of(run)
+    program.advance(1)
+    norm = program.grads_RP.norm().item()
+    for clip, expected in ((norm / 2, norm / 2), (norm * 2, norm)):
+        program = program_of(run.replace(grad_clip=clip))
+        program.advance(1)
+        assert program.grads_RP.norm().item() == pytest.approx(expected, rel=1e-5)
+
+
+# ------------------------------------------------------------------ averaged weights
+
+
+def test_averaged_weights_follow_the_weights_slowly_and_at_first_fast(task):
+    program = program_of(small_run(task, dtype="float64", steps=6, ema=0.25))
+    average = program.replicas.master_RP.clone()
+    # (1 + n) / (10 + n) after n earlier steps, at most the decay: 0.25 at n = 2.
+    for keep in (1 / 10, 2 / 11, 3 / 12, 0.25, 0.25, 0.25):
+        program.advance(1)
+        average = keep * average + (1 - keep) * program.replicas.master_RP
+        # The share is a quotient in float32.
+        torch.testing.assert_close(program.weights_RP, average, rtol=1e-7, atol=1e-8)
+    assert not torch.equal(program.weights_RP, program.replicas.master_RP)
+
+
+def test_averaging_leaves_training_itself_alone(task):
+    run = small_run(task)
+    plain, averaged = train(run, device=CPU), train(run.replace(ema=0.9), device=CPU)
+    assert losses(plain) == losses(averaged)
+    assert any(not torch.equal(plain.final[name], averaged.final[name]) for name in plain.final)
+
+
+def test_averaged_weights_are_what_is_scored_and_kept(task):
+    run = small_run(task, ema=0.9, eval_every=2)
+    program = program_of(run)
+    program.advance(run.steps)
+    trained = train(run, device=CPU)
+    average = program.replicas.state(0, program.ema_RP)
+    assert all(torch.equal(trained.final[name], average[name]) for name in average)
+    model = run.model.build()
+    model.load_state_dict(average)
+    data = load_task(run.task)
+    scores = evaluate(model, data, split="valid", protocol=run.protocol, view=program.view)
+    nll = [r["value"] for r in trained.record.rows if r["split"] == "valid" and r["metric"] == "nll"]
+    assert nll[-1] == pytest.approx(scores.metrics["nll"][0], abs=1e-6)
+
+
+def test_an_average_that_forgets_at_once_is_the_weights(task):
+    run = small_run(task, dtype="float64")
+    plain, averaged = train(run, device=CPU), train(run.replace(ema=1e-12), device=CPU)
+    for name, value in plain.final.items():
+        torch.testing.assert_close(averaged.final[name], value, rtol=1e-9, atol=1e-12)
+
+
+# ------------------------------------------------------------------ a whole training
 
 
 def test_training_lowers_the_loss(task):
@@ -130,10 +239,14 @@ def test_two_jobs_give_the_rows_of_one(task, tmp_path):
 def test_an_interrupted_run_leaves_nothing_that_a_later_one_would_trust(task, tmp_path, monkeypatch):
     store, run = Store(tmp_path / "results"), small_run(task)
 
-    def interrupt(*args, **kwargs):
-        raise KeyboardInterrupt
+    honest = Program.advance
 
-    monkeypatch.setattr("lmbench.training.loop.train_step", interrupt)
+    def interrupt(self, steps):
+        if self.done == 3:
+            raise KeyboardInterrupt
+        honest(self, steps)
+
+    monkeypatch.setattr(Program, "advance", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_all([run], store=store, device="cpu", progress=False)
     assert not store.has(run.digest)
@@ -166,7 +279,7 @@ def test_a_run_that_another_process_holds_is_awaited_and_not_trained_twice(task,
         monkeypatch.setattr("lmbench.training.execute.time.sleep", finish_elsewhere)
         monkeypatch.setattr(
             "lmbench.training.execute.train_into",
-            lambda run, store, *rest: store.has(run.digest),
+            lambda runs, store, *rest: [run.digest for run in runs if store.has(run.digest)],
         )
         run_all([run], store=store, device="cpu", progress=False)
     assert len(polls) == 1

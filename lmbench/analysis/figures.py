@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from lmbench.analysis import axes, chart, style
 from lmbench.analysis.checks import refuse_mixed_devices, require
 from lmbench.analysis.comparisons import paired_differences, sweep_panel
+from lmbench.analysis.crossing_panel import crossing_panel
 from lmbench.analysis.curves import training_curves, tuning_curves
 from lmbench.analysis.formats import COSTS, METRICS
 from lmbench.analysis.references import References, reference_values
@@ -22,6 +23,7 @@ from lmbench.analysis.table import HIGHER_IS_BETTER, provenance
 
 __all__ = [
     "budget_panel",
+    "crossing_panel",
     "loss_against",
     "paired_differences",
     "sweep_panel",

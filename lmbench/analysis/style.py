@@ -3,8 +3,8 @@
 A model keeps its style when others join or leave a figure, and when new models are added
 to the suite: well-known names have fixed places, and any other name has a place computed
 from its letters alone. Colours are seaborn's colour-blind-safe set without its grey and
-its two palest entries; markers and dashes tell the models apart in grey print. Reference
-predictors are grey and dashed. Sizes are those of print: a column is 3.4 inches wide, a
+its two palest entries, and black; markers and dashes tell the models apart in grey print.
+Reference predictors are grey and dashed. Sizes are those of print: a column is 3.4 inches wide, a
 page 7.0. SVG is deterministic (fixed salt, no date), text is drawn as outlines of a font
 that ships with matplotlib, so a figure looks the same on every machine.
 """
@@ -20,15 +20,19 @@ REFERENCE = {"color": GREY, "linestyle": (0, (4, 2.5)), "linewidth": 0.8}
 _SALT = "lmbench"
 # Places in seaborn's "colorblind" palette: blue, orange, green, vermilion, pink, brown, sky.
 _COLOURS = (0, 1, 2, 3, 4, 5, 9)
+# One place beyond the palette, which only known models take, so that it moves no other name.
+_BLACK = len(_COLOURS)
 _SOLID, _DASH, _DASHDOT, _DOT = "-", (0, (5, 2)), (0, (6, 2, 1.5, 2)), (0, (1.5, 1.5))
 # name -> (place among the colours, marker, line); append, never reorder.
-_KNOWN: dict[str, tuple[int, str, Any]] = {
+_KNOWN: dict[str, tuple[int, Any, Any]] = {
     "linear": (6, "s", _DASH),
     "mlp": (1, "^", _DASHDOT),
     "self_attention": (2, "D", _DOT),
     "transformer": (0, "o", _SOLID),
     "transformer_modern": (3, "v", _SOLID),
     "transformer_rope": (4, "P", _DASH),
+    "transformer_nanogpt": (5, (4, 1, 0), _DASH),  # stars of 4 and 6 points
+    "transformer_fast": (_BLACK, (6, 1, 0), _SOLID),
 }
 # Markers that no known model uses, so that an unknown one is never taken for a known one.
 _OTHER_MARKERS = ("X", "<", ">", "h", "p", "*", "d")
@@ -39,7 +43,7 @@ class Look(NamedTuple):
     """How one model is drawn: hex colour, matplotlib marker, matplotlib line style."""
 
     color: str
-    marker: str
+    marker: Any
     linestyle: Any
 
 
@@ -59,8 +63,11 @@ def looks(labels: Iterable[str]) -> dict[str, Look]:
             place = (place + 1) % count
         places[name] = place
     colours = _palette()
+    known_colours = [*colours, INK]
     known = {
-        name: Look(colours[c], marker, line) for name, (c, marker, line) in _KNOWN.items() if name in wanted
+        name: Look(known_colours[c], marker, line)
+        for name, (c, marker, line) in _KNOWN.items()
+        if name in wanted
     }
     return known | {name: _other(place, colours) for name, place in places.items()}
 

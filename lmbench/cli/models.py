@@ -58,11 +58,13 @@ def train(
     """Train one model, or take its result from the store.
 
     Keys of -p are fields of a run: -p steps=1000 -p lr=1e-3 -p task.corpus=tiny_shakespeare -p d_model=64.
-    A run whose loss stopped being finite ends in exit status 1.
+    A run whose loss stopped being finite ends in exit status 1. A large model trains on several GPUs
+    by torchrun --nproc-per-node 2 -m lmbench train ...
     """
     from lmbench.home import results
     from lmbench.run import make_run
     from lmbench.store import Store
+    from lmbench.training.distributed import joined, own_device
     from lmbench.training.execute import fit_model, resolve_device, run_all
 
     assignments = parse_assignments(p or [])
@@ -70,21 +72,22 @@ def train(
         raise ValueError(
             f"-p model = {assignments['model']!r} is not accepted: the model is the argument, here {model!r}"
         )
-    resolve_device(device)  # before a text is read, which can take minutes
+    place = own_device(resolve_device(device))  # before a text is read, which can take minutes
     run = make_run({"model": model, "steps": DEFAULT_STEPS} | assignments)
     if not {"vocab_size", "model.vocab_size"} & set(assignments):
         run = run.replace(model=fit_model(run.model, run.task))
     store = Store(results())
-    rows = run_all([run], store=store, device=device)
+    with joined(place) as ranks:
+        rows = run_all([run], store=store, device=str(place), ranks=ranks)
     final, diverged = final_rows(rows), rows[rows["metric"] == "diverged"]["value"]
-    if json:
+    if json and ranks.is_first:
         show.write_json({"run": run.digest, "rows": final.to_dict("records")})
     if len(diverged):
         raise ValueError(
             f"{run.model.name} diverged at step {diverged.iloc[0]:.0f} of {run.steps}: its loss is not "
             f"finite, so nothing was tested; try a learning rate below {run.optimizer.lr:g} (-p lr=...)"
         )
-    if json:
+    if json or not ranks.is_first:
         return
     show.table(list(final.columns), final.itertuples(index=False))
     show.line(f"\n{run.model.name}, {run.steps} steps: {store.folder(run.digest)}")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Finished runs: list, show, verify, prune.", no_args_is_help=True)
 
+_AGAIN = "then the same notebook or command makes them again"
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 
 
@@ -58,7 +59,7 @@ def verify(digest: Annotated[str | None, typer.Argument(help="One run; all if le
     if problems:
         damaged = any(store.has(problem.digest) for problem in problems)
         command = "lmbench runs prune" + (" --damaged" if damaged else "")
-        raise ValueError(f"{len(problems)} problems; `{command}` removes these runs")
+        raise ValueError(f"{len(problems)} problems; `{command}` removes these runs, {_AGAIN}")
     show.line(f"{1 if digest else len(store.digests())} records are whole")
 
 
@@ -67,11 +68,14 @@ def prune(
     damaged: Annotated[bool, typer.Option("--damaged", help="Also runs whose files are damaged.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
-    """Remove unfinished runs that nobody is writing."""
-    removed = _store().prune(damaged=damaged, dry_run=dry_run)
-    for digest in removed:
-        show.line(digest)
-    show.line(f"{len(removed)} runs {'would be removed' if dry_run else 'removed'}")
+    """Remove unfinished runs that nobody is writing, and checkpoints that no unfinished run needs."""
+    store = _store()
+    removed = store.prune(damaged=damaged, dry_run=dry_run)
+    for name in removed:
+        show.line(name)
+    checkpoints = sum(name.startswith(f"{store.checkpoints.name}/") for name in removed)
+    what = f"{len(removed) - checkpoints} runs" + (f" and {checkpoints} checkpoints" if checkpoints else "")
+    show.line(f"{what} {'would be removed' if dry_run else 'removed'}")
 
 
 def final_rows(rows: "pd.DataFrame") -> "pd.DataFrame":

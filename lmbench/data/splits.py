@@ -9,6 +9,8 @@ import numpy as np
 
 from lmbench.config import Config
 
+SKIPPED = 1 << 12  # steps drawn at once on the way to a later one
+
 
 @dataclass(frozen=True)
 class Split:
@@ -29,10 +31,30 @@ def window_starts(split: Split, seq_len: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def draw(data_seed: int, steps: int, batch_size: int, n: int) -> np.ndarray:
-    """(steps, batch_size) indices below `n`; a longer run begins with the same batches."""
-    generator = np.random.Generator(np.random.Philox(key=data_seed))
-    return generator.integers(0, n, size=(steps, batch_size), dtype=np.int64)
+class Draws:
+    """Uniform integers below `n`, `batch_size` for each step: a pure function of (data_seed, step).
+
+    Steps are asked for in blocks, in increasing order or again from the start.
+    """
+
+    def __init__(self, data_seed: int, *, batch_size: int, n: int) -> None:
+        self.data_seed, self.batch_size, self.n = data_seed, batch_size, n
+        self._restart()
+
+    def _restart(self) -> None:
+        self._generator, self._at = np.random.Generator(np.random.Philox(key=self.data_seed)), 0
+
+    def block(self, first: int, count: int) -> np.ndarray:
+        """(count, batch_size) indices of steps first .. first + count - 1."""
+        if first < self._at:
+            self._restart()
+        while self._at < first:  # the stream cannot jump: a draw may take one value or several
+            self._next(min(first - self._at, SKIPPED))
+        return self._next(count)
+
+    def _next(self, count: int) -> np.ndarray:
+        self._at += count
+        return self._generator.integers(0, self.n, size=(count, self.batch_size), dtype=np.int64)
 
 
 def batch_sizes(run: Config) -> list[int]:

@@ -1,39 +1,57 @@
 """Causal self-attention with all its options: softmax(q k' / sqrt(K) + bias) v.
 
-Legend: B batch, T position, C model width, H head, G key-value head, K head width.
+Legend: B batch, T position, C model width, H head, G key-value head, K head width,
+P any head, A batch and head.
 Source: Vaswani et al. 2017 (multi-head), Ainslie et al. 2023 (grouped queries), Henry et
 al. 2020 and Dehghani et al. 2023 (norm of queries and keys).
 """
 
-import torch.nn.functional as F
+import math
+
+import torch
 from torch import Tensor, nn
 
 from lmbench.layers.cost import Term, matmul
-from lmbench.layers.norm import RMSNorm
+from lmbench.layers.dropout import Dropout
+from lmbench.layers.fused import fused_attention, has_kernel
+from lmbench.layers.fused_norm import is_fused, norm_and_turn
+from lmbench.layers.norm import EPS, RMSNorm
 from lmbench.layers.positions import Alibi, Rotary
 from lmbench.layers.shape import BlockShape
+from lmbench.layers.short import is_short, short_attention
 
 
 def attend(
-    q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, *, bias_HTT: Tensor | None, dropout: float
+    q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor, *, bias_HTT: Tensor | None, dropout: Dropout
 ) -> Tensor:
-    """Causal attention of each position to itself and those before it.
+    """Causal attention of each position to itself and those before it: (B, T, H, K).
 
-    The one place where attention is computed, so that a faster kernel has one place to go.
-    Under vmap the fused kernels have no batching rule, and torch loops over the stack with a
-    warning: ask for SDPBackend.MATH there.
+    The one place where a kernel of attention is chosen.
 
     Args:
-        q_BHTK: queries; keys and values have as many heads.
-        bias_HTT: added to the scores and holding the causal mask; None is the mask alone,
-            for which fused kernels exist.
-        dropout: probability that an attention weight is set to 0; 0 switches it off.
+        q_BTHK: queries; keys and values have as many heads.
+        bias_HTT: added to the scores and holding the causal mask; None is the mask alone.
+        dropout: applied to the attention weights.
     """
+    if bias_HTT is None and is_short(q_BTHK):
+        return attend_packed(torch.stack((q_BTHK, k_BTHK, v_BTHK), dim=-3), dropout=dropout)
+    q_BHTK, k_BHTK, v_BHTK = (x.transpose(1, 2) for x in (q_BTHK, k_BTHK, v_BTHK))
+    if bias_HTT is None and not dropout.is_active and has_kernel(q_BHTK):
+        return fused_attention(q_BHTK, k_BHTK, v_BHTK)
+    B, H, T, K = q_BHTK.shape
     if bias_HTT is None:
-        return F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, dropout_p=dropout, is_causal=True)
-    # Fused kernels take a bias in the queries' dtype and with a batch axis only.
-    bias_1HTT = bias_HTT.to(q_BHTK.dtype).unsqueeze(0)
-    return F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, attn_mask=bias_1HTT, dropout_p=dropout)
+        past_TT = torch.ones(T, T, dtype=torch.bool, device=q_BHTK.device).tril()
+        bias_HTT = torch.zeros(1, T, T, device=q_BHTK.device).masked_fill(~past_TT, -math.inf)
+    bias_ATT = bias_HTT.to(q_BHTK.dtype).expand(B, H, T, T).flatten(0, 1)
+    q_ATK, k_ATK, v_ATK = (x.flatten(0, 1) for x in (q_BHTK, k_BHTK, v_BHTK))
+    scores_ATT = torch.baddbmm(bias_ATT, q_ATK, k_ATK.transpose(1, 2), alpha=K**-0.5)
+    weights_ATT = dropout(torch.softmax(scores_ATT, dim=-1))
+    return (weights_ATT @ v_ATK).unflatten(0, (B, H)).transpose(1, 2)
+
+
+def attend_packed(qkv_BT3HK: Tensor, *, dropout: Dropout) -> Tensor:
+    """`attend` where `is_short`, on queries, keys and values side by side as a projection leaves them."""
+    return short_attention(qkv_BT3HK, dropout.key, dropout.dropped if dropout.is_active else 0)
 
 
 class CausalSelfAttention(nn.Module):
@@ -47,12 +65,12 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, shape: BlockShape) -> None:
         super().__init__()
         self.heads = (shape.n_head, shape.n_kv_head, shape.n_kv_head)
-        self.d_head, self.dropout = shape.d_head, shape.dropout
+        self.d_head, self.dropout = shape.d_head, Dropout(shape.dropout)
         self.in_proj = nn.Linear(shape.d_model, sum(self.heads) * shape.d_head, bias=shape.bias)
         self.out_proj = nn.Linear(shape.d_model, shape.d_model, bias=shape.bias)
         # One gain over K, shared by the heads.
-        self.q_norm = RMSNorm(shape.d_head) if shape.qk_norm else None
-        self.k_norm = RMSNorm(shape.d_head) if shape.qk_norm else None
+        self.q_norm = RMSNorm(shape.d_head, gain=shape.norm_gain) if shape.qk_norm else None
+        self.k_norm = RMSNorm(shape.d_head, gain=shape.norm_gain) if shape.qk_norm else None
         rope = shape.positions == "rope"
         self.rotary = Rotary(seq_len=shape.seq_len, d_head=shape.d_head) if rope else None
         self.alibi = Alibi(n_head=shape.n_head) if shape.positions == "alibi" else None
@@ -65,28 +83,45 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x_BTC: Tensor) -> Tensor:
         """(B, T, C) to (B, T, C); position t reads positions 0 to t."""
         T = x_BTC.shape[1]
-        q_BHTK, k_BGTK, v_BGTK = self._project(x_BTC)
-        if self.q_norm is not None and self.k_norm is not None:
-            q_BHTK, k_BGTK = self.q_norm(q_BHTK), self.k_norm(k_BGTK)
-        if self.rotary is not None:
-            q_BHTK, k_BGTK = self.rotary(q_BHTK), self.rotary(k_BGTK)
+        x_BTPK = self.in_proj(x_BTC).unflatten(-1, (-1, self.d_head))
+        q_BTHK, k_BTGK, v_BTGK = x_BTPK.split(self.heads, dim=-2)
+        if self._is_plain and is_short(q_BTHK):
+            qkv_BT3HK = x_BTPK.unflatten(-2, (3, -1))
+            return self.out_proj(attend_packed(qkv_BT3HK, dropout=self.dropout).flatten(2))
+        if self.q_norm is not None or self.rotary is not None:
+            q_BTHK, k_BTGK = self._place(x_BTPK[..., : sum(self.heads[:2]), :]).split(self.heads[:2], dim=-2)
         group = self.heads[0] // self.heads[1]
-        k_BHTK, v_BHTK = _repeat_heads(k_BGTK, times=group), _repeat_heads(v_BGTK, times=group)
+        k_BTHK, v_BTHK = _repeat_heads(k_BTGK, times=group), _repeat_heads(v_BTGK, times=group)
         bias_HTT = None if self.alibi is None else self.alibi(T)
-        dropout = self.dropout if self.training else 0.0
-        mixed_BHTK = attend(q_BHTK, k_BHTK, v_BHTK, bias_HTT=bias_HTT, dropout=dropout)
-        return self.out_proj(mixed_BHTK.transpose(1, 2).flatten(2))
+        mixed_BTHK = attend(q_BTHK, k_BTHK, v_BTHK, bias_HTT=bias_HTT, dropout=self.dropout)
+        return self.out_proj(mixed_BTHK.flatten(2))
 
-    def _project(self, x_BTC: Tensor) -> tuple[Tensor, ...]:
-        """Queries (B, H, T, K), keys and values (B, G, T, K)."""
-        parts = self.in_proj(x_BTC).split([n * self.d_head for n in self.heads], dim=-1)
-        return tuple(part.unflatten(-1, (-1, self.d_head)).transpose(1, 2) for part in parts)
+    def _place(self, qk_BTPK: Tensor) -> Tensor:
+        """Queries and keys side by side, normed and turned: half the kernels of one after the other."""
+        has_gain = self.q_norm is not None and self.q_norm.weight is not None
+        if self.rotary is not None and not has_gain and is_fused(qk_BTPK):
+            tables = self.rotary.tables(qk_BTPK.shape[1])
+            return norm_and_turn(qk_BTPK, *tables, normed=self.q_norm is not None, eps=EPS)
+        if self.q_norm is not None and not has_gain:
+            qk_BTPK = self.q_norm(qk_BTPK)
+        elif self.q_norm is not None and self.k_norm is not None:
+            q_BTHK, k_BTGK = qk_BTPK.split(self.heads[:2], dim=-2)
+            qk_BTPK = torch.cat((self.q_norm(q_BTHK), self.k_norm(k_BTGK)), dim=-2)
+        if self.rotary is None:
+            return qk_BTPK
+        return self.rotary(qk_BTPK.transpose(1, 2)).transpose(1, 2)
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether the kernel may read what the projection leaves, as it lies."""
+        changed = self.q_norm, self.rotary, self.alibi
+        return self.heads[0] == self.heads[1] and changed == (None, None, None)
 
 
-def _repeat_heads(x_BGTK: Tensor, *, times: int) -> Tensor:
+def _repeat_heads(x_BTGK: Tensor, *, times: int) -> Tensor:
     """Each key-value head for `times` consecutive query heads; as it is for 1."""
     # SDPA's own enable_gqa would close its memory-efficient kernel to float32.
-    return x_BGTK if times == 1 else x_BGTK.repeat_interleave(times, dim=1)
+    return x_BTGK if times == 1 else x_BTGK.repeat_interleave(times, dim=2)
 
 
 def attention_terms(shape: BlockShape, *, n_layer: int) -> tuple[Term, ...]:

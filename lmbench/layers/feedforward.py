@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmbench.layers.cost import Term, matmul
+from lmbench.layers.dropout import Dropout
 from lmbench.layers.shape import Activation, BlockShape
 
 
@@ -22,7 +23,7 @@ class FeedForward(nn.Module):
         self.activation: Activation = shape.activation
         self.up = nn.Linear(shape.d_model, _up_width(shape), bias=shape.bias)
         self.down = nn.Linear(shape.d_ff, shape.d_model, bias=shape.bias)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """(B, T, C) to (B, T, C), each position by itself."""

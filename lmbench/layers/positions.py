@@ -40,8 +40,8 @@ class SinusoidalPositions(nn.Module):
         self.register_buffer("table_TC", table_TC, persistent=False)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
-        """x plus the vectors of positions 0 to T-1."""
-        return x_BTC + self.table_TC[: x_BTC.shape[1]]
+        """x plus the vectors of positions 0 to T-1; the dtype of x, whatever the table's is."""
+        return (x_BTC + self.table_TC[: x_BTC.shape[1]]).to(x_BTC.dtype)
 
 
 class Rotary(nn.Module):
@@ -55,16 +55,21 @@ class Rotary(nn.Module):
     def __init__(self, *, seq_len: int, d_head: int) -> None:
         super().__init__()
         angle_TF = _angles(seq_len, width=d_head)
-        self.register_buffer("cos_TF", angle_TF.cos().float(), persistent=False)
-        self.register_buffer("sin_TF", angle_TF.sin().float(), persistent=False)
+        cos_TK = torch.cat((angle_TF.cos(), angle_TF.cos()), dim=-1)
+        # (a, b) turns to (a cos - b sin, b cos + a sin): the other half comes with this sign.
+        sin_TK = torch.cat((-angle_TF.sin(), angle_TF.sin()), dim=-1)
+        self.register_buffer("cos_TK", cos_TK.float(), persistent=False)
+        self.register_buffer("sin_TK", sin_TK.float(), persistent=False)
 
     def forward(self, x_BHTK: Tensor) -> Tensor:
         """Queries or keys, turned; the dtype of x."""
-        T = x_BHTK.shape[-2]
-        cos_TF, sin_TF = self.cos_TF[:T], self.sin_TF[:T]
-        first, second = x_BHTK.chunk(2, dim=-1)
-        turned = (first * cos_TF - second * sin_TF, second * cos_TF + first * sin_TF)
-        return torch.cat(turned, dim=-1).to(x_BHTK.dtype)
+        cos_TK, sin_TK = self.tables(x_BHTK.shape[-2])
+        other_BHTK = x_BHTK.roll(x_BHTK.shape[-1] // 2, dims=-1)
+        return (x_BHTK * cos_TK + other_BHTK * sin_TK).to(x_BHTK.dtype)
+
+    def tables(self, n_positions: int) -> tuple[Tensor, Tensor]:
+        """Cosines, and sines with the sign of the half that they bring over: (T, K) each."""
+        return self.cos_TK[:n_positions], self.sin_TK[:n_positions]
 
 
 class Alibi(nn.Module):

@@ -13,6 +13,7 @@ NormKind = Literal["layernorm", "rmsnorm"]
 Positions = Literal["learned", "none", "sinusoidal", "rope", "alibi"]
 Activation = Literal["relu", "gelu", "swiglu", "relu2"]
 AttentionInit = Literal["multihead", "linear"]
+Init = Literal["torch", "gpt2"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,16 @@ class BlockShape:
     qk_norm: bool
     bias: bool
     attention_init: AttentionInit
+    norm_gain: bool = True
+    """False leaves the learned gain and bias out of every norm, that of queries and keys too."""
+    residual_dropout: bool = False
+    """Dropout also after the embedding and after the attention's output map."""
+    init: Init = "torch"
+    """"gpt2" draws all matrices as GPT-2 does, whatever `attention_init` is."""
+    n_layer: int = 1
+    """Blocks of the stack that this one belongs to; only the "gpt2" start reads it."""
+    zero_init: bool = False
+    """The maps that write to the residual stream, and an untied head, start at 0."""
 
     def __post_init__(self) -> None:
         if self.d_model % self.n_head:

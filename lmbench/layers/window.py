@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmbench.layers.embedding import look_up
 from lmbench.layers.shape import Readout
 
 
@@ -43,7 +44,7 @@ class ZeroPaddedEmbedding(nn.Module):
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
         """(B, L) ids to (B, L, C)."""
-        return self.token(tokens_BL.clamp(min=0)) * (tokens_BL >= 0).unsqueeze(-1)
+        return look_up(self.token.weight, tokens_BL.clamp(min=0)) * (tokens_BL >= 0).unsqueeze(-1)
 
 
 class WindowLinear(nn.Module):

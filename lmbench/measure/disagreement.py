@@ -6,8 +6,9 @@ each weight enters a product is seen in a forward pass on the meta device and ow
 to the closed form. What the parts leave over is the column `unexplained`; it is 0 for every
 model of the suite, and a wrong closed form shows in it.
 
-fvcore counts a multiply-add once and the forward only, has no formula for fused attention
-and does count LayerNorm; it is imported when asked for, and is a cross-check only.
+fvcore counts a multiply-add once and the forward only, has no formula for attention's scores
+nor for fused attention, and does count LayerNorm; it is imported when asked for, and is a
+cross-check only.
 """
 
 import warnings
@@ -24,7 +25,7 @@ from lmbench.layers.shape import Readout
 from lmbench.measure.flops import counted_flops, ledger, parameters, published_flops
 from lmbench.models.base import LanguageModel, ModelConfig
 
-_FUSED = "aten::scaled_dot_product_attention"
+_FUSED, _SCORES = "lmbench::causal_attention", "aten::baddbmm"
 _NO_ATTENTION = "attention's scores and values are left out"
 
 
@@ -85,8 +86,15 @@ class Products(NamedTuple):
     """With a look-up table, as a tied head does."""
     matrices: int
     """With any other weight matrix."""
-    activations: int
-    """Without a weight: attention's scores and values."""
+    scores: int
+    """Without a weight: attention's queries times keys."""
+    mixed: int
+    """Without a weight: attention's weights times values."""
+
+    @property
+    def activations(self) -> int:
+        """Attention's scores and values."""
+        return self.scores + self.mixed
 
 
 class _ProductMode(TorchDispatchMode):
@@ -94,7 +102,7 @@ class _ProductMode(TorchDispatchMode):
 
     def __init__(self, weights: Mapping[int, str]) -> None:
         super().__init__()
-        self.weights, self.flops = weights, {"": 0}
+        self.weights, self.flops = weights, {_SCORES: 0, "": 0}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -103,6 +111,8 @@ class _ProductMode(TorchDispatchMode):
             # A view such as W' shares the memory of its weight.
             operands = [self.weights.get(_memory(arg), "") for arg in args if isinstance(arg, Tensor)]
             name = next(filter(None, operands), "")
+            if not name and func._overloadpacket is torch.ops.aten.baddbmm:
+                name = _SCORES  # of what has no weight, only scores have a bias: the causal mask
             self.flops[name] = self.flops.get(name, 0) + formula(*args, **(kwargs or {}), out_val=out)
         return out
 
@@ -116,9 +126,9 @@ def products(config: ModelConfig, *, readout: Readout) -> Products:
     lookups = [name for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
     with _ProductMode(weights) as mode:
         model(tokens_BT, readout=readout)
-    activations = mode.flops.pop("")
+    scores, mixed = mode.flops.pop(_SCORES), mode.flops.pop("")
     tables = sum(mode.flops.get(f"{name}.weight", 0) for name in lookups)
-    return Products(tables, sum(mode.flops.values()) - tables, activations)
+    return Products(tables, sum(mode.flops.values()) - tables, scores, mixed)
 
 
 def _memory(tensor: Tensor) -> int:
@@ -144,21 +154,11 @@ def disagreement_table(configs: Iterable[ModelConfig], *, readout: Readout = "al
 def _rows(config: ModelConfig, *, readout: Readout) -> list[dict[str, object]]:
     ours = ledger(config, readout=readout)
     seen = products(config, readout=readout)
-    attention = seen.activations
     meta = counted_flops(config, readout=readout)
     cpu = counted_flops(config, readout=readout, device="cpu")
     fvcore = fvcore_flops(config, readout=readout)
     n, T = parameters(config), config.seq_len
     halved = {"scores of later positions are not counted": ours.forward_causal - ours.forward}
-    # torch 2.14 or so learns a formula for this operation; then nothing is missing.
-    blind = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in flop_registry
-    cpu_parts = {f"the fused CPU kernel has no formula: {_NO_ATTENTION}": -attention if blind else 0}
-    fvcore_parts = {
-        f"no formula for the fused kernel: {_NO_ATTENTION}": -attention
-        if _FUSED in fvcore.unsupported
-        else 0,
-        "LayerNorm is counted": 2 * fvcore.layer_norm,
-    }
     six_parts = _parts_of_six_n(config, seen)
     published_parts = six_parts | {"no backward pass": -4 * n.total * T}
     published = published_flops(n.total, n_windows=1, seq_len=T)
@@ -168,13 +168,23 @@ def _rows(config: ModelConfig, *, readout: Readout) -> list[dict[str, object]]:
         ("closed form", train, ours.train, {}),
         ("closed form, causal half", forward, ours.forward_causal, halved),
         ("torch, meta device", train, both, {}),
-        ("torch, CPU", forward, cpu.forward, cpu_parts),
-        ("fvcore x 2", forward, 2 * fvcore.total, fvcore_parts),
+        ("torch, CPU", forward, cpu.forward, {}),
+        ("fvcore x 2", forward, 2 * fvcore.total, _parts_of_fvcore(fvcore, seen)),
         ("6 N per token", train, 6 * n.total * T, six_parts),
         ("published, 2 N per token", train, published, published_parts),
     )
     name = config.name
     return [_row(name, count=c, covers=v, flops=f, parts=parts) for c, v, f, parts in counts]
+
+
+def _parts_of_fvcore(fvcore: FvcoreCount, seen: Products) -> dict[str, int]:
+    """Twice fvcore's count minus the forward pass, part by part."""
+    blind = fvcore.unsupported
+    return {
+        f"no formula for the fused kernel: {_NO_ATTENTION}": -seen.activations * (_FUSED in blind),
+        "no formula for baddbmm: attention's scores are left out": -seen.scores * (_SCORES in blind),
+        "LayerNorm is counted": 2 * fvcore.layer_norm,
+    }
 
 
 def _parts_of_six_n(config: ModelConfig, seen: Products) -> dict[str, int]:

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from lmbench.layers.cost import Term
+from lmbench.layers.fused import flop_formulas
 from lmbench.layers.shape import Readout
 from lmbench.models.base import LanguageModel, ModelConfig, seeded
 
@@ -174,12 +174,15 @@ def counted_flops(
     """FLOPs of one step by torch's counter, 2 per multiply-add.
 
     Args:
-        device: "meta" sees every product. "cpu" runs the model for real, and misses fused
-            attention up to torch 2.13, which has no formula for that operation.
+        device: "meta" computes nothing and forms attention's weights; "cpu" runs the model for
+            real, with fused attention where that is faster.
     """
+    # On first use: it loads Triton where that is installed, a third of a second.
+    from torch.utils.flop_counter import FlopCounterMode
+
     model = (_on_meta(config) if device == "meta" else seeded(config, init_seed=0)).eval()
     tokens_BT = torch.zeros(batch_size, config.seq_len, dtype=torch.long, device=device)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=flop_formulas()) as counter:
         output = model(tokens_BT, readout=readout)
         forward = counter.get_total_flops()
         loss = output.logits_BTV.sum()

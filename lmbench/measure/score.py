@@ -3,43 +3,54 @@
 Ties earn 1/m, so that a model of equal logits scores chance and not 1 (low-precision
 logits tie often). The result does not depend on the evaluation batch size.
 
-Legend: B batch, T position, V vocabulary, N target.
+Legend: R model, B batch, T position, V vocabulary, N target.
 """
 
 import contextlib
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lmbench.config import Config
+from lmbench.layers.shape import Readout
 from lmbench.models.base import LanguageModel
 from lmbench.progress import Progress
 from lmbench.tasks.base import IGNORE, Batch, Scores, TaskData, View
 
 
-def target_scores(logits_BTV: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Per-target scores of the targets that are not IGNORE, in row order.
+def target_scores(logits_RBTV: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores of each target for R models; those of IGNORE are there too, and mean nothing.
+
+    Without data-dependent shapes, so that a captured graph can hold it.
 
     Returns:
-        (N,) negative log-likelihoods in nats and (N,) correctness: 1/m where m logits tie
-        for the highest and the target is one of them, else 0.
+        (R, B, T) negative log-likelihoods in nats and (R, B, T) correctness: 1/m where m logits
+        tie for the highest and the target is one of them, else 0.
     """
-    keep_BT = targets_BT != IGNORE
-    logits_NV, targets_N = logits_BTV[keep_BT], targets_BT[keep_BT]
-    logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
-    chosen_N = logits_NV.gather(1, targets_N[:, None]).squeeze(1)
-    nll_N = torch.logsumexp(logits_NV, dim=1) - chosen_N
-    highest_N = logits_NV.amax(dim=1)
-    ties_N = (logits_NV == highest_N[:, None]).sum(dim=1)
-    return nll_N, (chosen_N == highest_N) / ties_N
+    logits_RBTV = logits_RBTV if logits_RBTV.dtype == torch.float64 else logits_RBTV.float()
+    index_RBT1 = targets_BT.clamp_min(0).expand(logits_RBTV.shape[:-1]).unsqueeze(-1)
+    chosen_RBT = logits_RBTV.gather(-1, index_RBT1).squeeze(-1)
+    nll_RBT = torch.logsumexp(logits_RBTV, dim=-1) - chosen_RBT
+    highest_RBT = logits_RBTV.amax(dim=-1)
+    ties_RBT = (logits_RBTV == highest_RBT.unsqueeze(-1)).sum(dim=-1)
+    return nll_RBT, (chosen_RBT == highest_RBT) / ties_RBT
 
 
-def run_model(model: LanguageModel, batch: Batch) -> Tensor:
-    """Logits for the positions that a batch has targets for."""
-    readout = "last" if batch.targets_BT.shape[1] == 1 < batch.tokens_BT.shape[1] else "all"
-    return model(batch.tokens_BT, batch.context_BK, readout=readout).logits_BTV
+def summed_loss(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
+    """Cross entropy in nats summed over the targets, in float32 or better."""
+    logits_BTV = logits_BTV if logits_BTV.dtype == torch.float64 else logits_BTV.float()
+    return F.cross_entropy(
+        logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE, reduction="sum"
+    )
+
+
+def readout_of(tokens_BT: Tensor, targets_BT: Tensor) -> Readout:
+    """Which positions a batch has targets for."""
+    return "last" if targets_BT.shape[-1] == 1 < tokens_BT.shape[-1] else "all"
 
 
 @torch.no_grad()
@@ -49,17 +60,48 @@ def evaluate(
     """Score a split with dropout off, leaving the model in the mode it was in."""
     was_training = model.training
     model.eval()
-    nll, correct = [], []
+
+    def scorer(batch: Batch) -> tuple[Tensor, Tensor]:
+        readout = readout_of(batch.tokens_BT, batch.targets_BT)
+        logits_BTV = model(batch.tokens_BT, batch.context_BK, readout=readout).logits_BTV
+        return target_scores(logits_BTV.unsqueeze(0), batch.targets_BT)
+
+    try:
+        nll_RN, correct_RN = score_split(
+            scorer, data, split=split, protocol=protocol, view=view, eval_seed=eval_seed
+        )
+    finally:
+        model.train(was_training)
+    return data.summarise(split, protocol, view, nll_RN[0], correct_RN[0])
+
+
+@torch.no_grad()
+def score_split(
+    scorer: Callable[[Batch], tuple[Tensor, Tensor]],
+    data: TaskData,
+    *,
+    split: str,
+    protocol: Config,
+    view: View,
+    eval_seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of every target of a split, for R models at once.
+
+    Args:
+        scorer: maps a batch to the two (R, B, T) of `target_scores`; what it returns is copied.
+
+    Returns:
+        (R, N) negative log-likelihoods in nats, and (R, N) correctness, float64.
+    """
+    parts, kept = [], []
     with true_float32():
         for batch in data.eval_batches(split, protocol, view, eval_seed=eval_seed):
-            nll_N, correct_N = target_scores(run_model(model, batch), batch.targets_BT)
-            nll.append(nll_N)
-            correct.append(correct_N)
+            parts.append(torch.stack(scorer(batch)).flatten(2))
+            kept.append((batch.targets_BT != IGNORE).flatten())
             Progress.beat()
-    model.train(was_training)
     # One transfer at the end: a copy per batch would wait for the device each time.
-    nll_N = torch.cat(nll).double().cpu().numpy()
-    return data.summarise(split, protocol, view, nll_N, torch.cat(correct).double().cpu().numpy())
+    nll_RN, correct_RN = torch.cat(parts, dim=2)[..., torch.cat(kept)].double().cpu().numpy()
+    return nll_RN, correct_RN
 
 
 def true_float32() -> contextlib.AbstractContextManager[None]:
@@ -74,7 +116,8 @@ def tokens_per_second(model: LanguageModel, batch: Batch, *, repeats: int = 5) -
     with torch.no_grad():
         for _ in range(repeats + 1):
             start = time.perf_counter()
-            logits_BTV = run_model(model, batch)
+            readout = readout_of(batch.tokens_BT, batch.targets_BT)
+            logits_BTV = model(batch.tokens_BT, batch.context_BK, readout=readout).logits_BTV
             if logits_BTV.is_cuda:
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)

@@ -31,6 +31,8 @@ class ModelConfig(Config, ABC):
     # A window model sees exactly seq_len tokens at every position, so with the dense
     # protocol it is also given the seq_len - 1 tokens before the first.
     is_window: ClassVar[bool] = False
+    # Why replicas of this model cannot be stacked and are trained one at a time; "" where they can.
+    alone: ClassVar[str] = ""
     sizes: ClassVar[frozenset[str]] = frozenset(
         {"vocab_size", "seq_len", "d_model", "d_ff", "n_layer", "n_head"}
     )
@@ -55,6 +57,10 @@ class ModelConfig(Config, ABC):
 
 class LanguageModel(nn.Module, ABC):
     """Abstract: maps tokens to next-token logits. Functional: no hidden state, no `.item()`."""
+
+    # Names of the parts at the two ends: look-up tables and the map to the vocabulary, whose
+    # rows stand for tokens. An optimizer for matrices (Muon) leaves their parameters to Adam.
+    ends: ClassVar[tuple[str, ...]] = ("embedding", "head")
 
     @abstractmethod
     def forward(

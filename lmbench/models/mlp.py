@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lmbench.layers.cost import Term, matmul
+from lmbench.layers.dropout import Dropout
 from lmbench.layers.window import WindowLinear, ZeroPaddedEmbedding, windows_of
 from lmbench.models.base import LanguageModel, ModelConfig, Output, Readout
 
@@ -57,7 +58,8 @@ class MLP(LanguageModel):
         self.window = WindowLinear(width=config.seq_len, d_model=config.d_model, d_out=config.d_ff)
         layers = range(config.n_layer - 1)
         self.hidden = nn.ModuleList([nn.Linear(config.d_ff, config.d_ff) for _ in layers])
-        self.dropout = nn.Dropout(config.dropout)
+        # One for each layer: a dropout module has one mask a pass.
+        self.dropouts = nn.ModuleList([Dropout(config.dropout) for _ in range(config.n_layer)])
         self.head = nn.Linear(config.d_ff, config.vocab_size)
 
     def forward(
@@ -65,7 +67,7 @@ class MLP(LanguageModel):
     ) -> Output:
         """See `LanguageModel.forward`."""
         tokens_BL = windows_of(tokens_BT, context_BK, width=self.window.width, readout=readout)
-        h_BTF = self.dropout(F.relu(self.window(self.embedding(tokens_BL))))
-        for layer in self.hidden:
-            h_BTF = self.dropout(F.relu(layer(h_BTF)))
+        h_BTF = self.dropouts[0](F.relu(self.window(self.embedding(tokens_BL))))
+        for layer, dropout in zip(self.hidden, self.dropouts[1:], strict=True):
+            h_BTF = dropout(F.relu(layer(h_BTF)))
         return Output(self.head(h_BTF))

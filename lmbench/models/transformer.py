@@ -8,13 +8,21 @@ tokens, C model width, V vocabulary.
 
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
 from lmbench.layers.block import Block, block_terms
 from lmbench.layers.cost import Term
 from lmbench.layers.embedding import Head, TokenEmbedding, head_terms
-from lmbench.layers.shape import Activation, AttentionInit, BlockShape, NormKind, NormOrder, Positions
+from lmbench.layers.shape import (
+    Activation,
+    AttentionInit,
+    BlockShape,
+    Init,
+    NormKind,
+    NormOrder,
+    Positions,
+)
 from lmbench.models.base import LanguageModel, ModelConfig, Output, Readout
 
 # The block of the study's positions experiment: pre-norm and four separate projections.
@@ -41,6 +49,41 @@ class TransformerConfig(ModelConfig):
             "qk_norm": True,
             "bias": False,
         },
+        # The model of nanoGPT (Karpathy 2022, a GPT-2 without biases), the baseline of the
+        # time-to-quality study. Its sizes are the user's: d_model 384, 6 layers and heads,
+        # seq_len 256, dropout 0.2 are its GPU recipe for characters. What is listed at its default
+        # here is part of the claim: nothing else may carry the name.
+        "transformer_nanogpt": {
+            "norm_order": "pre",
+            "norm": "layernorm",
+            "norm_gain": True,
+            "positions": "learned",
+            "activation": "gelu",
+            "d_ff": None,
+            "qk_norm": False,
+            "tied_head": True,
+            "bias": False,
+            "init": "gpt2",
+            "zero_init": False,
+            "residual_dropout": True,
+            "logit_cap": None,
+        },
+        # What trains fastest to a target loss, meant for Muon: bounded activations everywhere (norms
+        # without gain, also on queries and keys; capped logits), blocks that start as the identity.
+        "transformer_fast": _STUDY_PRENORM
+        | {
+            "positions": "rope",
+            "norm": "rmsnorm",
+            "norm_gain": False,
+            "activation": "relu2",
+            "d_ff": None,
+            "qk_norm": True,
+            "tied_head": False,
+            "bias": False,
+            "init": "torch",
+            "zero_init": True,
+            "logit_cap": 15.0,
+        },
     }
 
     d_model: int = Field(128, ge=1)
@@ -52,13 +95,17 @@ class TransformerConfig(ModelConfig):
     n_kv_head: int | None = Field(None, ge=1)
     """Key and value heads, a divisor of n_head; None is n_head."""
     d_ff: int = Field(256, ge=1)
-    """Width of the feed-forward layers."""
+    """Width of the feed-forward layers; None is turned into 4 d_model."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """On attention weights and after the feed-forward, in training; 0 switches it off."""
+    residual_dropout: bool = False
+    """Dropout also after the embedding and after the attention's output map (GPT-2's places)."""
     norm_order: NormOrder = "post"
     """Norm after the residual sum (published) or before each branch."""
     norm: NormKind = "layernorm"
     """Kind of every norm but that of queries and keys."""
+    norm_gain: bool = True
+    """False leaves the learned gain and bias out of every norm, that of queries and keys too."""
     positions: Positions = "learned"
     """How positions are told apart."""
     activation: Activation = "relu"
@@ -68,9 +115,23 @@ class TransformerConfig(ModelConfig):
     tied_head: bool = False
     """The head borrows the embedding's matrix and has no bias."""
     bias: bool = True
-    """Biases of all linear maps and LayerNorms."""
+    """Biases of all linear maps and LayerNorms; a tied head has none."""
     attention_init: AttentionInit = "multihead"
     """Attention starts like nn.MultiheadAttention (published) or like separate nn.Linear."""
+    init: Init = "torch"
+    """"gpt2" draws all matrices and tables from N(0, 0.02^2), the maps that write to the residual
+    stream smaller by sqrt(2 n_layer), with biases at 0 (Radford et al. 2019), and scales no
+    embedding; it leaves attention_init nothing to decide."""
+    zero_init: bool = False
+    """The output maps of attention and feed-forward, and an untied head, start at 0, after `init`."""
+    logit_cap: float | None = Field(None, gt=0)
+    """Logits become cap * tanh(logits / cap) (Gemma 2); None switches it off."""
+
+    @field_validator("d_ff", mode="before")
+    @classmethod
+    def _four_widths(cls, value: Any, info: ValidationInfo) -> Any:
+        """d_ff where it is None; d_model stands before it and is checked already."""
+        return 4 * info.data["d_model"] if value is None and "d_model" in info.data else value
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
@@ -93,6 +154,11 @@ class TransformerConfig(ModelConfig):
             qk_norm=self.qk_norm,
             bias=self.bias,
             attention_init=self.attention_init,
+            norm_gain=self.norm_gain,
+            residual_dropout=self.residual_dropout,
+            init=self.init,
+            n_layer=self.n_layer,
+            zero_init=self.zero_init,
         )
 
     def build(self) -> "Transformer":
@@ -115,7 +181,7 @@ class Transformer(LanguageModel):
         sizes = {"vocab_size": config.vocab_size, "tied": config.tied_head}
         self.embedding = TokenEmbedding(shape, **sizes)
         self.blocks = nn.ModuleList([Block(shape) for _ in range(config.n_layer)])
-        self.head = Head(shape, **sizes)
+        self.head = Head(shape, **sizes, logit_cap=config.logit_cap)
 
     def forward(
         self, tokens_BT: Tensor, context_BK: Tensor | None = None, *, readout: Readout = "all"

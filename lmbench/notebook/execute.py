@@ -1,18 +1,14 @@
-"""Executing a prepared notebook under papermill, with nothing believed that did not happen.
+"""Executing a prepared notebook, with nothing believed that did not happen.
 
-papermill writes its output in place and cell by cell, returns normally after `sys.exit(0)`
-in a cell, and after the death of a kernel calls every cell completed, the ones never
-reached too. So notebook, tables and figures go to temporary names here; they take the
-place of older ones only once the run raised nothing, no exception is flagged and every
-cell with code has its execution count; and the record that makes the result reusable is
-written last.
+Notebook, tables and figures go to temporary names here; they take the place of older ones
+only once the run raised nothing, no exception is flagged and every cell with code has its
+execution count (see `cells`); and the record that makes the result reusable is written last.
 """
 
 import contextlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,12 +16,12 @@ from typing import Any
 
 from lmbench.config import digest_of
 from lmbench.errors import NotebookFailed
-from lmbench.home import commit, results, root
+from lmbench.home import commit, results
+from lmbench.notebook.cells import flaw, run_cells
 from lmbench.notebook.find import SMOKE
 from lmbench.notebook.job import OUT_VARIABLE, PARAMETERS_VARIABLE, Job, prepare
 
 SCHEMA = 1  # of the record
-START_TIMEOUT_S = 120  # a kernel starts in 0.5 s; a busy or cold machine may need far longer
 
 
 def execute(
@@ -93,7 +89,7 @@ def _run_alone(job: Job, *, progress: bool, timeout: float | None) -> None:
         folder.mkdir()
         told = {OUT_VARIABLE: str(folder), PARAMETERS_VARIABLE: json.dumps(job.settings, default=str)}
         with _environment(told):
-            problem = _run(job, part, progress=progress, timeout=timeout) or _flaw(part)
+            problem = run_cells(job, part, progress=progress, timeout=timeout) or flaw(part)
         if problem:
             raise NotebookFailed(f"notebook {job.label} {problem}{_keep_failed(job, part)}")
         _replace(job, _tidied(job, part), folder, key=key, seconds=time.monotonic() - started)
@@ -142,63 +138,6 @@ def _environment(told: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _run(job: Job, part: Path, *, progress: bool, timeout: float | None) -> str:
-    """Execute into `part`; returns what went wrong, or "" if nothing was raised."""
-    import papermill
-    from jupyter_client.kernelspec import NoSuchKernel
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
-    from traitlets.config import Config
-
-    try:
-        with tempfile.TemporaryDirectory(prefix="lmbench-") as sockets:
-            # Sockets instead of six open TCP ports per kernel, about which ipykernel warns. Their names
-            # must be given: Jupyter's own choice is the same for all kernels that start in one folder.
-            manager = {"transport": "ipc", "ip": str(Path(sockets) / "kernel")}
-            papermill.execute_notebook(
-                str(job.path),
-                str(part),
-                parameters=job.values,
-                # A notebook's own metadata may name a kernel of the machine it was written on.
-                kernel_name="python3",
-                language="python",
-                progress_bar=progress,
-                cwd=str(root()),
-                start_timeout=START_TIMEOUT_S,
-                execution_timeout=timeout,
-                config=Config({"KernelManager": manager}),
-            )
-    except PapermillExecutionError as error:
-        return f"stopped in cell [{error.exec_count}] with {error.ename}: {_first_line(error.evalue)}"
-    except DeadKernelError:
-        return "stopped because its kernel died, as it does when memory runs out or a cell ends the process"
-    except CellTimeoutError:
-        return f"stopped in a cell that took longer than {timeout:g} s"
-    except NoSuchKernel:
-        return "cannot start: Jupyter knows no kernel called python3 (ipykernel is missing; run `make env`)"
-    return ""
-
-
-def _flaw(part: Path) -> str:
-    """Why a notebook that papermill returned from has not run through, or ""."""
-    import nbformat
-
-    notebook = nbformat.read(part, as_version=4)
-    for cell in notebook.cells:
-        if cell.cell_type != "code":
-            continue
-        for output in cell.outputs:
-            if output.output_type == "error":
-                where = f"stopped in cell [{cell.execution_count}]"
-                return f"{where} with {output.ename}: {_first_line(output.evalue)}"
-    for position, cell in enumerate(notebook.cells, start=1):
-        if cell.cell_type == "code" and cell.source.strip() and cell.execution_count is None:
-            return f"ended before cell {position} of {len(notebook.cells)} had run"
-    if notebook.metadata.get("papermill", {}).get("exception"):
-        return "ended with an exception that no cell shows"
-    return ""
-
-
 def _tidied(job: Job, part: Path) -> bytes:
     """The executed notebook without the paths of this machine."""
     import nbformat
@@ -222,8 +161,3 @@ def _keep_failed(job: Job, part: Path) -> str:
 
 def _failed_copy(job: Job) -> Path:
     return results() / "failed" / job.notebook / job.target.name
-
-
-def _first_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0][:500] if lines else "(no message)"

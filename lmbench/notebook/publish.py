@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmbench.home import commit, results
 from lmbench.notebook.job import Job
 from lmbench.notebook.session import read_session
-from lmbench.records import Records, Reference, pack
-from lmbench.store import Store
+
+if TYPE_CHECKING:
+    from lmbench.records import Records
 
 
 def reference_folder(notebook: str) -> Path:
@@ -47,6 +49,9 @@ def publish(notebook: str) -> Path:
     Raises:
         ValueError: no executed copy, or a record that neither the store nor the reference holds.
     """
+    from lmbench.records import Reference, pack
+    from lmbench.store import Store
+
     folder = reference_folder(notebook)
     sessions = [read_session(path.parent) for path in sorted(folder.glob("*/session.json"))]
     if not sessions:

@@ -10,21 +10,26 @@ import html
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from lmbench.analysis import export, readable
-from lmbench.analysis.chart import Chart
 from lmbench.home import commit, results
 from lmbench.notebook.job import OUT_VARIABLE, PARAMETERS_VARIABLE
-from lmbench.records import Records, write_atomically, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lmbench.analysis.chart import Chart
+    from lmbench.analysis.export import Stamp
+    from lmbench.records import Records
+
+# `lmbench.analysis` and `lmbench.records` bring matplotlib and pandas, half a second that starting a
+# notebook, and the processes that only watch over one, can do without: they are imported at first use.
 
 
 class Session:
     """An open notebook: its store, and where its tables and figures go."""
 
-    def __init__(self, notebook: str, *, preset: str, store: Records) -> None:
+    def __init__(self, notebook: str, *, preset: str, store: "Records") -> None:
         self.notebook, self.preset, self.store, self._commit = notebook, preset, store, commit()
         chosen = os.environ.get(OUT_VARIABLE)
         self.folder = Path(chosen) if chosen else results() / "notebooks" / notebook / f"{preset}-interactive"
@@ -34,7 +39,7 @@ class Session:
         self._written: list[str] = []
         self._headline = ""
 
-    def table(self, table: pd.DataFrame, name: str, *, caption: str = "", headline: bool = False) -> None:
+    def table(self, table: "pd.DataFrame", name: str, *, caption: str = "", headline: bool = False) -> None:
         """Show a table and write it as CSV and LaTeX.
 
         Args:
@@ -42,6 +47,9 @@ class Session:
             headline: this is the table that the index of reports and the terminal show.
         """
         from IPython.display import display
+
+        from lmbench.analysis import export, readable
+        from lmbench.records import write_atomically
 
         export.save_table(table, self.folder / "tables", name, stamp=self._stamp(), caption=caption)
         self._written.append(f"tables/{name}")
@@ -53,9 +61,11 @@ class Session:
             {"text/html": readable.styled(table, caption=caption).to_html(), "text/plain": text}, raw=True
         )
 
-    def figure(self, chart: Chart, name: str) -> None:
+    def figure(self, chart: "Chart", name: str) -> None:
         """Show a figure and write it as SVG and PNG."""
         from IPython.display import display
+
+        from lmbench.analysis import export
 
         export.save_figure(chart, self.folder / "figures", name, stamp=self._stamp())
         self._written.append(f"figures/{name}")
@@ -72,6 +82,8 @@ class Session:
         """
         from IPython.display import display
 
+        from lmbench.records import write_atomically
+
         if not name or Path(name).name != name or name.startswith("."):
             raise ValueError(f"name {name!r} is not a plain file name without folders")
         if name == "headline":
@@ -82,6 +94,8 @@ class Session:
 
     def close(self) -> None:
         """Write what this notebook read and made; the last call of a notebook."""
+        from lmbench.records import write_json
+
         made = {
             "notebook": self.notebook,
             "preset": self.preset,
@@ -97,8 +111,10 @@ class Session:
         devices = {self.store.record(digest)["env"].get("device") for digest in self.store.used}
         return "; ".join(sorted(device for device in devices if device))
 
-    def _stamp(self) -> export.Stamp:
-        return export.Stamp(
+    def _stamp(self) -> "Stamp":
+        from lmbench.analysis.export import Stamp
+
+        return Stamp(
             commit=self._commit,
             device=self._device(),
             parameters=self._parameters,

@@ -8,8 +8,6 @@ from lmbench.notebook.find import find
 from lmbench.notebook.job import STORES
 from lmbench.notebook.publish import reference_folder
 from lmbench.notebook.session import Session
-from lmbench.records import Reference
-from lmbench.store import Store
 
 
 def setup(notebook: str, *, preset: str = "smoke", store: str = "local") -> Session:
@@ -24,6 +22,9 @@ def setup(notebook: str, *, preset: str = "smoke", store: str = "local") -> Sess
     Raises:
         ValueError: unknown store or notebook, or no reference results.
     """
+    from lmbench.records import Reference
+    from lmbench.store import Store
+
     if store not in STORES:
         raise ValueError(unknown("store", store, STORES))
     name = find(notebook)

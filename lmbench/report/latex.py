@@ -2,10 +2,15 @@
 
 from pathlib import Path
 
-from lmbench.analysis.export import escape_latex
+import pandas as pd
+
+from lmbench.analysis.export import escape_latex, to_latex
 from lmbench.records import write_atomically
 from lmbench.report.found import Executed, read_json
 from lmbench.report.pages import short
+from lmbench.report.performance import CAPTION
+
+PERFORMANCE = "tables/performance.tex"
 
 _LATEX = r"""\documentclass{article}
 \usepackage[T1]{fontenc}
@@ -23,7 +28,8 @@ CONTENT
 """
 
 
-def write_latex(found: list[Executed], out: Path) -> Path:
+def write_latex(found: list[Executed], out: Path, speeds: pd.DataFrame | None) -> Path:
+    """report.tex with its tables and figures in `out`; `speeds` is the table of performance, if any."""
     parts = []
     for entry in found:
         facts = "; ".join(f"{name} {short(value)}" for name, value in entry.facts.items())
@@ -38,6 +44,11 @@ def write_latex(found: list[Executed], out: Path) -> Path:
                 # The figure carries its own caption; this one only says which figure it is.
                 words = f"{entry.title}: {figure.stem.replace('_', ' ')}"
                 parts.append(_float("figure", rf"\includegraphics{{{name}}}", words))
+    if speeds is not None:
+        (out / "tables").mkdir(exist_ok=True)
+        write_atomically(out / PERFORMANCE, _with_signs(to_latex(speeds)).encode())
+        shown = _with_signs(_float("table", rf"\fitted{{{PERFORMANCE}}}", CAPTION))
+        parts.append(f"\\section{{Performance}}\n{shown}")
     write_atomically(out / "report.tex", _LATEX.replace("CONTENT", "\n".join(parts)).encode())
     return out / "report.tex"
 
@@ -47,6 +58,11 @@ def _copied(source: Path, out: Path, kind: str, page: str) -> str:
     name = f"{kind}/{page}-{source.name}"
     write_atomically(out / name, source.read_bytes())
     return name
+
+
+def _with_signs(text: str) -> str:
+    """The sign of a lower bound as LaTeX's fonts have it."""
+    return text.replace("≥", r"$\geq$")
 
 
 def _caption(table: Path) -> str:

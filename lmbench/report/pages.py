@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from lmbench.analysis import readable
+from lmbench.report.performance import CAPTION
 
 _CSS = """
 :root { color-scheme: light; --ink: #1d1d1d; --dim: #595959; --line: #d4d4d4; --soft: #f6f6f4;
@@ -110,8 +111,12 @@ def notebook_page(
     return _page(title, body, css=HtmlFormatter(style="default").get_style_defs(".highlight"))
 
 
-def index_page(entries: Sequence[tuple[str, str, Mapping[str, str], pd.DataFrame | None]]) -> str:
-    """The list of pages (name, title, facts, headline table), and below it each headline table."""
+def index_page(
+    entries: Sequence[tuple[str, str, Mapping[str, str], pd.DataFrame | None]],
+    *,
+    speeds: pd.DataFrame | None,
+) -> str:
+    """The list of pages (name, title, facts, headline table), each headline table, and the performance."""
     columns = ("preset", "date", "commit", "device")
     head = "".join(f'<th scope="col" class="name">{name}</th>' for name in ("notebook", *columns))
     rows = "".join(
@@ -125,6 +130,8 @@ def index_page(entries: Sequence[tuple[str, str, Mapping[str, str], pd.DataFrame
         if table is not None:
             preset = f" ({escape(facts['preset'])})" if "preset" in facts else ""
             body += f'<h2><a href="{escape(page)}.html">{escape(title)}</a>{preset}</h2>\n{_result(table)}\n'
+    if speeds is not None:
+        body += f"<h2>Performance</h2>\n{_words(speeds, caption=CAPTION)}\n"
     return _page("lmbench report", f"<main>{body}</main>")
 
 
@@ -143,6 +150,16 @@ def _result(table: pd.DataFrame) -> str:
         body += f'<tr class="{kind}{" first" * first}">'
         body += "".join(f"<td>{escape(value)}</td>" for value in row) + "</tr>\n"
     return _table(head, body, "Mean over n seeds with its 95% t interval; in italics, reference predictors.")
+
+
+def _words(table: pd.DataFrame, *, caption: str) -> str:
+    """A table of texts, all to the left."""
+    head = "".join(f'<th scope="col" class="name">{escape(name)}</th>' for name in table.columns)
+    rows = "".join(
+        "<tr>" + "".join(f'<td class="name">{escape(value)}</td>' for value in row) + "</tr>\n"
+        for row in table.itertuples(index=False)
+    )
+    return _table(head, rows, escape(caption))
 
 
 def _table(head: str, rows: str, caption: str = "") -> str:

@@ -8,7 +8,7 @@ Legend: B batch, T position, K preceding tokens, N target.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -24,7 +24,7 @@ IGNORE = -100  # a target that is not scored; torch's cross_entropy skips it by 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Model input and targets on one device."""
+    """Model input and targets on one device. A stack of R batches has R in front of each shape."""
 
     tokens_BT: Tensor
     """(B, T) ids."""
@@ -36,7 +36,7 @@ class Batch:
     def split(self, n: int) -> list["Batch"]:
         """`n` micro-batches of equal size, in order."""
         fields = (self.tokens_BT, self.targets_BT, self.context_BK)
-        parts = [[None] * n if x is None else x.chunk(n) for x in fields]
+        parts = [[None] * n if x is None else x.chunk(n, dim=-2) for x in fields]
         return [Batch(tokens_BT=t, targets_BT=y, context_BK=c) for t, y, c in zip(*parts, strict=True)]
 
 
@@ -50,6 +50,8 @@ class View:
     """Whether batches carry the tokens before the first one."""
     device: torch.device
     """Where the batches lie."""
+    eval_tokens: int = 1 << 13
+    """Tokens per evaluation batch, which bounds the memory of the logits; scores do not depend on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,30 @@ class Scores:
     """One row an item: item, nll (summed, nats), n (targets), bytes (0 where text is lossy), correct."""
 
 
+class Stream(ABC):
+    """Abstract: the training batches of one run, in two halves.
+
+    The host draws what a step needs (`index`); the device makes the batch from it (`batch`),
+    in tensor operations that a captured graph can replay.
+    """
+
+    device: torch.device
+    """Where the batches lie."""
+
+    @abstractmethod
+    def index(self, first: int, count: int) -> dict[str, np.ndarray]:
+        """Arrays (count, B, ...) for optimizer steps first .. first + count - 1."""
+
+    @abstractmethod
+    def batch(self, row: dict[str, Tensor]) -> Batch:
+        """The batch of one step from tensors (..., B, ...) of `index`; leading axes are kept."""
+
+    def at(self, step: int) -> Batch:
+        """The batch of one step: a pure function of (run's data_seed, step)."""
+        row = self.index(step, 1)
+        return self.batch({name: torch.from_numpy(value[0]).to(self.device) for name, value in row.items()})
+
+
 class TaskData(ABC):
     """A loaded task. Abstract."""
 
@@ -69,8 +95,12 @@ class TaskData(ABC):
     """Token ids."""
 
     @abstractmethod
-    def sampler(self, run: Config, view: View) -> Callable[[int], Batch]:
-        """Training batches as a pure function of (run's data_seed, step)."""
+    def stream(self, run: Config, view: View) -> Stream:
+        """Training batches of a run.
+
+        Raises:
+            ValueError: the training data are too small for one example.
+        """
 
     @abstractmethod
     def eval_batches(self, split: str, protocol: Config, view: View, *, eval_seed: int) -> Iterator[Batch]:
@@ -82,11 +112,19 @@ class TaskData(ABC):
 
     @abstractmethod
     def summarise(
-        self, split: str, protocol: Config, view: View, nll_N: np.ndarray, correct_N: np.ndarray
+        self,
+        split: str,
+        protocol: Config,
+        view: View,
+        nll_N: np.ndarray,
+        correct_N: np.ndarray,
+        *,
+        items: bool = True,
     ) -> Scores:
         """Metrics from per-target scores in the order in which `eval_batches` gave the targets.
 
         Args:
+            items: whether the items are wanted; without them the table is empty.
             nll_N: negative log-likelihoods in nats.
             correct_N: 1 where the target has the highest logit, 1/m where m logits tie, else 0.
         """

@@ -20,8 +20,8 @@ Legend: B batch, T position, K preceding tokens, N target.
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+from collections.abc import Iterator
+from functools import cache, lru_cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -31,13 +31,13 @@ from pydantic import Field, model_validator
 
 from lmbench.config import Config, one_of
 from lmbench.data.corpus import Corpus, fingerprint, load_corpus
-from lmbench.data.splits import Split, batch_sizes, chunks, draw, sliding_windows, window_starts
+from lmbench.data.splits import Split, chunks, sliding_windows, window_starts
 from lmbench.data.tokenizer import Tokenizer
+from lmbench.records import no_items
 from lmbench.tasks.base import IGNORE, Batch, Scores, TaskConfig, TaskData, View
-from lmbench.tasks.windows import drop_after, gather, keep_only
+from lmbench.tasks.windows import WindowStream, drop_after, gather, keep_only
 
 ITEM_BYTES = 256  # block of text that counts as one item in paired tests and bootstraps
-EVAL_ROWS = 1 << 13  # tokens per evaluation batch: bounds the logits at 8192 x vocabulary
 
 
 class Text(TaskConfig):
@@ -115,6 +115,7 @@ class TextData(TaskData):
         self.vocab_size = tokenizer.vocab_size
         self.splits = {name: self._encode(name) for name in ("train", "valid", "test")}
         self._device_ids = lru_cache(maxsize=8)(self._to_device)
+        self._device_documents = lru_cache(maxsize=8)(self._documents_to_device)
 
     def _encode(self, name: str) -> Split:
         encoded = [self.tokenizer.encode(document.text) for document in self.corpus.splits[name]]
@@ -136,15 +137,18 @@ class TextData(TaskData):
     def _to_device(self, split: str, device: torch.device) -> torch.Tensor:
         return torch.from_numpy(self.splits[split].ids_N).to(device)
 
+    def _documents_to_device(self, split: str, device: torch.device) -> torch.Tensor:
+        return torch.from_numpy(self.splits[split].doc_start_N).to(device)
+
     # ---------------------------------------------------------------- training
 
-    def sampler(self, run: Config, view: View) -> Callable[[int], Batch]:
+    def stream(self, run: Config, view: View) -> WindowStream:
         """Windows drawn uniformly with replacement from all that lie inside one document.
 
         Raises:
             ValueError: no document of the train split is longer than the context.
         """
-        train, last_only = self.splits["train"], run.protocol.kind == "last_token"
+        train = self.splits["train"]
         starts_S = window_starts(train, view.seq_len)
         if not len(starts_S):
             longest = max(end - start for start, end in train.bounds)
@@ -152,19 +156,9 @@ class TextData(TaskData):
                 f"seq_len = {view.seq_len} needs a training text of at least {view.seq_len + 1} tokens; "
                 f"the longest of {self.config.corpus!r} has {longest}"
             )
-        drawn_SB = starts_S[draw(run.data_seed, run.steps, run.batch_size, len(starts_S))]
-        starts_SB = torch.from_numpy(drawn_SB).to(view.device)
-        docs_SB = torch.from_numpy(train.doc_start_N[drawn_SB]).to(view.device)
         ids_N = self._device_ids("train", view.device)
-        sizes = batch_sizes(run)
-
-        def batch(step: int) -> Batch:
-            made = gather(ids_N, starts_SB[step], docs_SB[step], view, last_only=last_only)
-            if sizes[step % len(sizes)] < run.batch_size:  # the short last batch of an epoch
-                made.targets_BT[sizes[step % len(sizes)] :] = IGNORE
-            return made
-
-        return batch
+        doc_N = self._device_documents("train", view.device) if view.is_window else None
+        return WindowStream(run, view, ids_N, doc_N, starts_S)
 
     # ---------------------------------------------------------------- evaluation
 
@@ -205,7 +199,7 @@ class TextData(TaskData):
         else:
             stride = min(protocol.stride or max(1, view.seq_len // 2), view.seq_len)
             starts, skips = sliding_windows(part, view.seq_len, view.seq_len if view.is_window else stride)
-        rows = max(1, EVAL_ROWS // view.seq_len)
+        rows = max(1, view.eval_tokens // view.seq_len)
         left = total
         for at in range(0, len(starts), rows):
             if left <= 0:
@@ -221,7 +215,14 @@ class TextData(TaskData):
             yield made
 
     def summarise(
-        self, split: str, protocol: Config, view: View, nll_N: np.ndarray, correct_N: np.ndarray
+        self,
+        split: str,
+        protocol: Config,
+        view: View,
+        nll_N: np.ndarray,
+        correct_N: np.ndarray,
+        *,
+        items: bool = True,
     ) -> Scores:
         part, n = self.splits[split], len(nll_N)
         if protocol.kind == "last_token":
@@ -242,8 +243,10 @@ class TextData(TaskData):
             metrics["bits_per_byte"] = (bits / float(n_bytes.sum()), int(n_bytes.sum()))
         if not self.tokenizer.lossless:
             metrics["unknown_rate"] = self._unknown_rate(split)
-        return Scores(metrics=metrics, items=self._items(nll_N, correct_N, n_bytes))
+        table = self._items(nll_N, correct_N, n_bytes) if items else no_items()
+        return Scores(metrics=metrics, items=table)
 
+    @cache  # noqa: B019  (the task lives as long as the process; counting reads the whole split)
     def _unknown_rate(self, split: str) -> tuple[float, int]:
         """Share of the whole split's words that the vocabulary lacks, and the number of words."""
         text = " ".join(document.text for document in self.corpus.splits[split])

@@ -2,12 +2,15 @@
 
 Several processes may be given overlapping sets: each run is trained by whoever takes its
 lock first, in digest order and without waiting; runs that another process holds are
-awaited at the end. This is the place where a faster engine takes over whole groups.
+awaited at the end. Runs that differ only in seeds and numbers of the optimizer are one
+group, trained by one program (see `grouping`).
 """
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -21,10 +24,14 @@ from lmbench.records import Records, write_atomically
 from lmbench.run import Run
 from lmbench.store import POLL_S, Store
 from lmbench.tasks.base import TaskConfig, load_task
-from lmbench.training.loop import Trained, train
+from lmbench.training.checkpoint import Checkpoint, interrupted
+from lmbench.training.distributed import ALONE, Ranks
+from lmbench.training.grouping import groups, is_compiled
+from lmbench.training.loop import Trained, train_group
 from lmbench.training.record import weights_hash
 
 KEEP_WEIGHTS_MB = 64.0  # larger weights are not kept unless asked for
+CHECKPOINT_SECONDS = 60.0  # what a killed process loses at most
 log = logging.getLogger(__name__)
 
 
@@ -65,6 +72,9 @@ def run_all(
     jobs: int = 1,
     progress: bool = True,
     keep_weights_mb: float = KEEP_WEIGHTS_MB,
+    group: int | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    ranks: Ranks = ALONE,
 ) -> pd.DataFrame:
     """Train the runs that the store lacks and return the rows of all of them.
 
@@ -73,35 +83,60 @@ def run_all(
         device: a torch device; None takes CUDA where there is one, else the CPU.
         jobs: processes that train at the same time, on the one device.
         keep_weights_mb: weights up to this size are kept beside the results.
+        group: most runs that one program trains side by side; None is 1 on a CPU, and what fits
+            into memory on a GPU.
+        checkpoint_seconds: between two checkpoints; the same call goes on from the last.
+        ranks: the processes that make this same call to train the runs together, one after the
+            other; they must all see the store.
 
     Raises:
         ValueError: a run whose parts do not fit, or one that a read-only store lacks.
     """
+    if not ranks.is_alone and jobs > 1:
+        raise ValueError(
+            f"jobs = {jobs} is not accepted under torchrun, whose processes train one run at a time"
+        )
     wanted = {run.digest: run for run in runs}
-    missing = [digest for digest in sorted(wanted) if not store.has(digest)]
+    missing = ranks.first(lambda: [digest for digest in sorted(wanted) if not store.has(digest)])
     if missing and not isinstance(store, Store):
         raise ValueError(
             f"the reference results {store.root} lack {len(missing)} of {len(wanted)} runs, first "
             f"{missing[0]} ({wanted[missing[0]].model.name}); run with store=local to train them"
         )
     if missing:
-        where = resolve_device(device)
-        _train_missing({d: wanted[d] for d in missing}, store, where, jobs, progress, keep_weights_mb)
-        store.write_index()
+        how = How(resolve_device(device), keep_weights_mb, checkpoint_seconds, jobs=jobs, ranks=ranks)
+        _train_missing(wanted, {d: wanted[d] for d in missing}, store, how, group, progress)
+        ranks.first(lambda: str(store.write_index()))
     return store.frame([run.digest for run in runs])
 
 
+@dataclass(frozen=True)
+class How:
+    """Where and how carefully groups are trained; nothing that changes a number."""
+
+    device: torch.device
+    keep_weights_mb: float = KEEP_WEIGHTS_MB
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    jobs: int = 1
+    ranks: Ranks = ALONE
+
+
 def _train_missing(
-    todo: dict[str, Run], store: Store, device: torch.device, jobs: int, progress: bool, keep_mb: float
+    wanted: dict[str, Run], todo: dict[str, Run], store: Store, how: How, group: int | None, progress: bool
 ) -> None:
+    """Train all of `todo`, the runs of `wanted` that the store lacks, until none is left."""
     total, waiting_since = len(todo), None
-    with Progress(total, "runs", show=progress) as bar:
+    alone = how.ranks.is_alone
+    with Progress(total, "runs", show=progress and how.ranks.is_first) as bar:
         while todo:
             before = len(todo)
-            if jobs > 1 and before > 1:
-                _pass_parallel(todo, store, device, jobs, keep_mb, bar, total)
+            kept = interrupted(store.checkpoints, wanted, store.has) if alone else ()
+            digests = groups(todo, device=how.device, size=group if alone else 1, kept=kept)
+            made = [[wanted[digest] for digest in members] for members in digests]
+            if how.jobs > 1 and len(made) > 1:
+                _pass_parallel(made, todo, store, how, bar, total)
             else:
-                _pass_serial(todo, store, device, keep_mb, bar, total)
+                _pass_serial(made, todo, store, how, bar, total)
             if len(todo) == before:  # all that is left is held by other processes
                 held = next(iter(todo))
                 if waiting_since is None:
@@ -112,45 +147,40 @@ def _train_missing(
 
 
 def _pass_serial(
-    todo: dict[str, Run], store: Store, device: torch.device, keep_mb: float, bar: Progress, total: int
+    made: list[list[Run]], todo: dict[str, Run], store: Store, how: How, bar: Progress, total: int
 ) -> None:
-    """Train, one after the other, every run whose lock is free."""
-    for digest, run in list(todo.items()):
-        done, label = total - len(todo), describe_run(run)
-        heartbeat = _Heartbeat(store, digest)
+    """Train, one after the other, every group whose locks are free."""
+    for runs in made:
+        done = total - len(todo)
 
-        def on_step(step: int, run: Run = run, done: int = done, label: str = label) -> None:
-            bar.update(done + step / run.steps, f"{label}, step {step}/{run.steps}")
+        def on_step(step: int, runs: list[Run] = runs, done: int = done) -> None:
+            share = step / runs[0].steps
+            bar.update(done + len(runs) * share, f"{describe(runs)}, step {step}/{runs[0].steps}")
 
-        with heartbeat:
-            if train_into(run, store, device, keep_mb, on_step):
-                del todo[digest]
+        with _Heartbeat(store, [run.digest for run in runs]):
+            for digest in train_into(runs, store, how, on_step):
+                todo.pop(digest, None)
 
 
 def _pass_parallel(
-    todo: dict[str, Run],
-    store: Store,
-    device: torch.device,
-    jobs: int,
-    keep_mb: float,
-    bar: Progress,
-    total: int,
+    made: list[list[Run]], todo: dict[str, Run], store: Store, how: How, bar: Progress, total: int
 ) -> None:
-    """The same in `jobs` processes, each with its share of the processor's threads."""
+    """The same in several processes, each with its share of the processor's threads."""
     from joblib import Parallel, delayed
     from joblib.externals.loky import get_reusable_executor
 
-    jobs = min(jobs, len(todo))
+    jobs = min(how.jobs, len(made))
     threads = max(1, torch.get_num_threads() // jobs)
+    how = replace(how, jobs=jobs)
     work = (
-        delayed(_train_in_worker)(run.to_dict(), str(store.root), str(device), threads, jobs, keep_mb)
-        for run in list(todo.values())  # todo shrinks while results come in
+        delayed(_train_in_worker)([run.to_dict() for run in runs], store.root, how, threads) for runs in made
     )
     try:
-        for digest in Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(work):
-            if digest is not None:
-                label = describe_run(todo.pop(digest))
-                bar.update(total - len(todo), f"finished {label}")
+        for finished in Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(work):
+            for digest in finished:
+                run = todo.pop(digest, None)
+                if run is not None:
+                    bar.update(total - len(todo), f"finished {describe([run])}")
     except BaseException:  # also Ctrl-C: the workers were killed in the middle of their runs
         get_reusable_executor().shutdown(wait=True, kill_workers=True)
         for digest in todo:
@@ -160,41 +190,112 @@ def _pass_parallel(
         raise
 
 
-def _train_in_worker(
-    data: dict, root: str, device: str, threads: int, jobs: int, keep_mb: float
-) -> str | None:
-    """One run in a worker process; its digest, or None where another process holds it."""
+def _train_in_worker(data: list[dict], root: Path, how: How, threads: int) -> list[str]:
+    """One group in a worker process; the digests that are finished."""
     torch.set_num_threads(threads)
-    run, store = from_dict("run", data), Store(Path(root))
-    with _Heartbeat(store, run.digest):
-        took = train_into(run, store, torch.device(device), keep_mb, lambda step: Progress.beat(), jobs=jobs)
-    return run.digest if took else None
+    runs, store = [from_dict("run", one) for one in data], Store(root)
+    with _Heartbeat(store, [run.digest for run in runs]):
+        return train_into(runs, store, how, lambda step: Progress.beat())
 
 
 def train_into(
-    run: Run,
+    runs: Sequence[Run], store: Store, how: How, on_step: Callable[[int], None] = lambda step: None
+) -> list[str]:
+    """Train a group into the folders of its runs, under their locks.
+
+    Returns:
+        Digests of the runs that are finished, whoever trained them; another process holds the others.
+    """
+    if not how.ranks.is_alone:
+        return _train_shared(runs[0], store, how, on_step)
+    with contextlib.ExitStack() as held:
+        # In digest order and without waiting, so that two processes cannot wait for each other.
+        folders = {run.digest: held.enter_context(store.claim(run.digest)) for run in _by_digest(runs)}
+        mine = [run for run in runs if folders[run.digest] is not None]
+        # A group of which some runs were filed when its process died goes on whole, for the same bits.
+        others = [run.digest for run in runs if run not in mine]
+        is_whole = all(map(store.has, others)) and _checkpoint(runs, store, how).is_begun
+        if mine:
+            _train_and_file(list(runs) if is_whole else mine, folders, store, how, on_step)
+    return [run.digest for run in runs if store.has(run.digest)]
+
+
+def _train_shared(run: Run, store: Store, how: How, on_step: Callable[[int], None]) -> list[str]:
+    """`train_into` of several processes: the first one owns the folder, all of them train."""
+    folders: dict[str, Path | None] = {run.digest: None}
+    with contextlib.ExitStack() as held:
+
+        def is_claimed() -> bool:
+            folders[run.digest] = held.enter_context(store.claim(run.digest))
+            return folders[run.digest] is not None
+
+        if how.ranks.first(is_claimed):
+            _train_and_file([run], folders, store, how, on_step)
+    return how.ranks.first(lambda: [run.digest] if store.has(run.digest) else [])
+
+
+def _by_digest(runs: Sequence[Run]) -> list[Run]:
+    return sorted(runs, key=lambda run: run.digest)
+
+
+def _train_and_file(
+    runs: list[Run],
+    folders: dict[str, Path | None],
     store: Store,
-    device: torch.device,
-    keep_mb: float,
+    how: How,
     on_step: Callable[[int], None],
-    *,
-    jobs: int = 1,
-) -> bool:
-    """Train one run into its folder under its lock; False where another process holds the lock."""
-    with store.claim(run.digest) as folder:
-        if folder is None:
-            return store.has(run.digest)
-        trained = train(run, device=device, jobs=jobs, on_step=on_step)
-        save_weights(trained, folder, keep_mb)
-        record = trained.record
+) -> None:
+    """Train runs and file those whose folders are given; in halves where memory does not hold them all."""
+    checkpoint = _checkpoint(runs, store, how)
+    compiled = is_compiled(runs[0], len(runs), device=how.device)
+    try:
+        trained = train_group(
+            runs,
+            device=how.device,
+            jobs=how.jobs,
+            compiled=compiled,
+            checkpoint=checkpoint if how.ranks.is_first else None,
+            on_step=on_step,
+            ranks=how.ranks,
+        )
+    except torch.OutOfMemoryError:
+        if len(runs) == 1:
+            raise
+        trained = None  # outside of the handler the traceback no longer holds the group's memory
+    if trained is None:
+        log.warning("%d runs side by side do not fit into memory; trying halves", len(runs))
+        torch.cuda.empty_cache()
+        checkpoint.remove()
+        for half in (runs[: len(runs) // 2], runs[len(runs) // 2 :]):
+            _train_and_file(half, folders, store, how, on_step)
+        return
+    how.ranks.first(lambda: _file(trained, folders, store, how))
+
+
+def _file(trained: Sequence[Trained], folders: Mapping[str, Path | None], store: Store, how: How) -> None:
+    """Write what was trained into the folders that are given; then no checkpoint is needed."""
+    runs = [one.record.run for one in trained]
+    checkpoint = _checkpoint(runs, store, how)
+    if len(runs) > 1:
+        checkpoint.name_members()
+    for run, one in zip(runs, trained, strict=True):
+        if folders[run.digest] is None:
+            continue
+        save_weights(one, folders[run.digest], how.keep_weights_mb)
+        record = one.record
         store.finish(
             run.digest,
             run=record.run_json(),
-            env=record.env_json(),
+            env=how.ranks.env(record.env_json(), device=how.device),
             rows=pd.DataFrame(record.rows),
             items=record.items_frame(),
         )
-    return True
+    checkpoint.remove()
+
+
+def _checkpoint(runs: Sequence[Run], store: Store, how: How) -> Checkpoint:
+    digests = [run.digest for run in runs]
+    return Checkpoint(store.checkpoints, digests, every_seconds=how.checkpoint_seconds)
 
 
 def save_weights(trained: Trained, folder: Path, keep_mb: float) -> None:
@@ -206,16 +307,23 @@ def save_weights(trained: Trained, folder: Path, keep_mb: float) -> None:
             write_atomically(folder / f"{name}.safetensors", serialize(state))
 
 
-def describe_run(run: Run) -> str:
+def describe(runs: Sequence[Run]) -> str:
     """A few words for a progress line."""
+    run = runs[0]
+    if len(runs) > 1:
+        return f"{run.model.name}, {len(runs)} runs side by side"
     return f"{run.model.name}, learning rate {run.optimizer.lr:g}, seed {run.init_seed}"
 
 
 class _Heartbeat:
-    """While inside, long loops keep touching the owner file of a lock."""
+    """While inside, long loops keep touching the owner files of locks."""
 
-    def __init__(self, store: Store, digest: str) -> None:
-        self._beat = lambda: store.heartbeat(digest)
+    def __init__(self, store: Store, digests: Sequence[str]) -> None:
+        self._store, self._digests = store, digests
+
+    def _beat(self) -> None:
+        for digest in self._digests:
+            self._store.heartbeat(digest)
 
     def __enter__(self) -> None:
         Progress.beats.append(self._beat)

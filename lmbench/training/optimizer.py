@@ -1,40 +1,126 @@
 """Update rules as configs: a kind names the rule, its fields are the hyperparameters.
 
-Sources: Adam, Kingma & Ba 2015 (algorithm 1); AdamW, Loshchilov & Hutter 2019 (algorithm 2,
+A rule is arithmetic on flat buffers that hold all parameters of R replicas side by side, so
+that one program serves a run alone, a stack of runs and a captured graph. Every number of a
+rule may differ between replicas: it comes as a column (R, 1). The state is a dict of tensors,
+which a checkpoint writes as it is.
+
+Sources: SGD with momentum as in PyTorch (Sutskever et al. 2013, with its convention for the
+rate); Adam, Kingma & Ba 2015 (algorithm 1); AdamW, Loshchilov & Hutter 2019 (algorithm 2,
 decoupled decay). The defaults of Adam are the published study's, which are PyTorch's.
+Legend: R replica, P parameter of the flat layout.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor
 
 from lmbench.config import Config
+from lmbench.training.layout import Layout
+
+Rates = Mapping[str, Tensor]
+# Elements that are updated together on a CPU: several passes over a piece that stays in its cache.
+CACHED = 1 << 16
 
 
 class OptimizerConfig(Config):
     """Abstract."""
 
     role: ClassVar[str] = "optimizer"
-    # Element-wise operations per parameter and step, for the ledger; matrix products are none.
-    flops_per_parameter: ClassVar[int] = 0
 
     lr: float = Field(1e-3, gt=0)
     """Base learning rate, multiplied by the run's schedule."""
 
-    def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The torch optimizer over all parameters of a model."""
+    def scalars(self) -> dict[str, float]:
+        """The numbers that may differ between the runs of a group."""
+        return {name: value for name, value in self if isinstance(value, float)}
+
+    def flops(self, shapes: Sequence[tuple[int, ...]]) -> int:
+        """Element-wise operations, and matrix products where the rule has them, of one step.
+
+        Args:
+            shapes: of the hidden matrices, and of all else as one vector (see `Layout`).
+        """
         raise TypeError(f"{type(self).__name__} is abstract")
+
+    def state(self, params_RP: Tensor) -> dict[str, Tensor]:
+        """The state before the first step."""
+        raise TypeError(f"{type(self).__name__} is abstract")
+
+    def rates(self, hyper: Rates, *, factor: Tensor, count: Tensor) -> Rates:
+        """The numbers of one step, each (R, 1).
+
+        Apart from `update`, because a compiler would evaluate a power in float64 for every parameter.
+
+        Args:
+            hyper: the fields of `scalars`, each (R, 1), float64 where there is such.
+            factor: the schedule's factor of this step.
+            count: steps including this one.
+        """
+        raise TypeError(f"{type(self).__name__} is abstract")
+
+    def update(
+        self,
+        params_RP: Tensor,
+        grads_RP: Tensor,
+        state: Mapping[str, Tensor],
+        *,
+        rates: Rates,
+        layout: Layout,
+        dtype: torch.dtype,
+    ) -> None:
+        """One step, in place.
+
+        Args:
+            rates: what `rates` gave, in the dtype of the parameters.
+            dtype: arithmetic of matrix products, where the rule has them: that of the run.
+        """
+        raise TypeError(f"{type(self).__name__} is abstract")
+
+
+class SGD(OptimizerConfig):
+    """Stochastic gradient descent with momentum; decay is added to the gradient of matrices."""
+
+    kind: ClassVar[Literal["sgd"]] = "sgd"
+
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Decay of the running sum of gradients; 0 is plain gradient descent."""
+    nesterov: bool = False
+    """Look ahead by one momentum step."""
+    weight_decay: float = Field(0.0, ge=0)
+    """L2 penalty on matrices and embeddings; 0 switches it off."""
+
+    def flops(self, shapes: Sequence[tuple[int, ...]]) -> int:
+        return (6 + 2 * self.nesterov) * n_elements(shapes)  # decay 2, momentum 2, step 2, look-ahead 2
+
+    def state(self, params_RP: Tensor) -> dict[str, Tensor]:
+        return {"momentum": torch.zeros_like(params_RP)}
+
+    def rates(self, hyper: Rates, *, factor: Tensor, count: Tensor) -> Rates:
+        return {
+            "rate": hyper["lr"] * factor,
+            "momentum": hyper["momentum"],
+            "decay": hyper["weight_decay"],
+        }
+
+    def update(self, params_RP, grads_RP, state, *, rates, layout, dtype) -> None:
+        for part, decayed in pieces(params_RP, layout.n_matrix):
+            grad, moving = grads_RP[:, part], state["momentum"][:, part]
+            if decayed:
+                grad = grad + rates["decay"] * params_RP[:, part]
+            moving.mul_(rates["momentum"]).add_(grad)
+            params_RP[:, part] -= rates["rate"] * (
+                grad + rates["momentum"] * moving if self.nesterov else moving
+            )
 
 
 class Adam(OptimizerConfig):
     """Adam with bias correction."""
 
     kind: ClassVar[Literal["adam"]] = "adam"
-    # m: 3, v: 4, root and bias correction: 3, step: 3.
-    flops_per_parameter: ClassVar[int] = 13
 
     beta1: float = Field(0.9, ge=0, lt=1)
     """Decay of the mean of gradients."""
@@ -43,40 +129,73 @@ class Adam(OptimizerConfig):
     eps: float = Field(1e-8, gt=0)
     """Added to the root of the second moment."""
 
-    def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        every = list(model.parameters())
-        return torch.optim.Adam(
-            every, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, fused=every[0].is_cuda
-        )
+    def flops(self, shapes: Sequence[tuple[int, ...]]) -> int:
+        return 13 * n_elements(shapes)  # first moment 3, second 4, root and bias correction 3, step 3
+
+    def state(self, params_RP: Tensor) -> dict[str, Tensor]:
+        return {"mean": torch.zeros_like(params_RP), "square": torch.zeros_like(params_RP)}
+
+    def rates(self, hyper: Rates, *, factor: Tensor, count: Tensor) -> Rates:
+        return adam_rates(hyper, rate=hyper["lr"] * factor, count=count)
+
+    def update(self, params_RP, grads_RP, state, *, rates, layout, dtype) -> None:
+        adam_step(params_RP, grads_RP, state, rates=rates, n_matrix=layout.n_matrix)
 
 
-class AdamW(OptimizerConfig):
+class AdamW(Adam):
     """Adam with decoupled weight decay, on matrices and embeddings only (not on gains and biases)."""
 
     kind: ClassVar[Literal["adamw"]] = "adamw"
-    flops_per_parameter: ClassVar[int] = 14  # Adam's 13 and the decay
 
-    beta1: float = Field(0.9, ge=0, lt=1)
-    """Decay of the mean of gradients."""
     beta2: float = Field(0.99, ge=0, lt=1)
     """Decay of the mean of squared gradients; 0.999 is too slow for runs of a few hundred steps."""
-    eps: float = Field(1e-8, gt=0)
-    """Added to the root of the second moment."""
     weight_decay: float = Field(0.1, ge=0)
     """Decoupled decay; 0 switches it off."""
 
-    def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        matrices, vectors = split_by_rank(model.parameters())
-        groups = [
-            {"params": matrices, "weight_decay": self.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(
-            groups, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, fused=matrices[0].is_cuda
-        )
+    def flops(self, shapes: Sequence[tuple[int, ...]]) -> int:
+        return 14 * n_elements(shapes)  # Adam's 13 and the decay
+
+    def rates(self, hyper: Rates, *, factor: Tensor, count: Tensor) -> Rates:
+        rate = hyper["lr"] * factor
+        return adam_rates(hyper, rate=rate, count=count) | {"keep": 1 - rate * hyper["weight_decay"]}
 
 
-def split_by_rank(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Parameters of two or more axes, and the others."""
-    every = list(parameters)
-    return [p for p in every if p.ndim >= 2], [p for p in every if p.ndim < 2]
+def adam_rates(hyper: Rates, *, rate: Tensor, count: Tensor) -> dict[str, Tensor]:
+    """Bias corrections and gains of Adam's step number `count`."""
+    beta1, beta2 = hyper["beta1"], hyper["beta2"]
+    return {
+        "step": rate / (1 - beta1**count),
+        "root": 1 / (1 - beta2**count).sqrt(),
+        "gain1": 1 - beta1,
+        "gain2": 1 - beta2,
+        "beta2": beta2,
+        "eps": hyper["eps"],
+    }
+
+
+def adam_step(
+    params_RP: Tensor, grads_RP: Tensor, state: Mapping[str, Tensor], *, rates: Rates, n_matrix: int
+) -> None:
+    """Adam's update in place; `keep`, where the rates have it, shrinks the first n_matrix parameters."""
+    for part, decayed in pieces(params_RP, n_matrix):
+        params, grads = params_RP[:, part], grads_RP[:, part]
+        mean, square = state["mean"][:, part], state["square"][:, part]
+        mean.lerp_(grads, rates["gain1"])
+        square.mul_(rates["beta2"]).add_(grads * grads * rates["gain2"])
+        if decayed and "keep" in rates:
+            params.mul_(rates["keep"])
+        params.sub_(mean / (square.sqrt().mul_(rates["root"]).add_(rates["eps"])) * rates["step"])
+
+
+def pieces(flat_RP: Tensor, n_matrix: int) -> Iterator[tuple[slice, bool]]:
+    """Slices of the parameters and whether decay applies: matrices first, then vectors."""
+    width = flat_RP.shape[1]
+    size = max(1, CACHED // flat_RP.shape[0]) if flat_RP.device.type == "cpu" else max(1, width)
+    for start, end, decayed in ((0, n_matrix, True), (n_matrix, width, False)):
+        for at in range(start, end, size):
+            yield slice(at, min(at + size, end)), decayed
+
+
+def n_elements(shapes: Sequence[tuple[int, ...]]) -> int:
+    """Elements of tensors of these shapes."""
+    return sum(int(torch.Size(shape).numel()) for shape in shapes)

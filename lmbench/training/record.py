@@ -7,6 +7,7 @@ import os
 import platform
 import resource
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +18,61 @@ from torch import Tensor
 from lmbench.config import Config
 from lmbench.home import commit
 from lmbench.measure.flops import published_flops, train_flops
-from lmbench.measure.score import tokens_per_second
-from lmbench.models.base import LanguageModel
 from lmbench.records import no_items
 from lmbench.run import SCHEMA, Run
-from lmbench.tasks.base import Batch, Scores, TaskData, View
-
-TIMED_EVALUATION_ROWS = 16  # sequences in the batch whose inference speed is recorded
+from lmbench.tasks.base import Batch, Scores, TaskData
 
 
 class RunRecord:
-    """Collects everything that goes into a run's folder."""
+    """Collects everything that goes into a run's folder.
 
-    def __init__(self, run: Run, model: LanguageModel, device: torch.device, *, jobs: int = 1) -> None:
-        self.run, self.device, self.jobs = run, device, jobs
+    Args:
+        weights: the initial ones, by name.
+        layout_shapes: of the hidden matrices and of all else, see `Layout.shapes`; empty where
+            nothing is trained.
+        replicas: runs of the program that trains this one.
+        jobs: programs that share the device.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        weights: dict[str, Tensor],
+        device: torch.device,
+        *,
+        layout_shapes: Sequence[tuple[int, ...]] = (),
+        replicas: int = 1,
+        jobs: int = 1,
+    ) -> None:
+        self.run, self.device, self.replicas, self.jobs = run, device, replicas, jobs
         self.rows: list[dict[str, Any]] = []
         self.items: list[pd.DataFrame] = []
-        self.hashes: dict[str, str] = {"initial_weights": weights_hash(model.state_dict())}
+        self.hashes: dict[str, str] = {"initial_weights": weights_hash(weights)}
+        self.engine = "plain"
         self._started = time.perf_counter()
         self._seconds = 0.0
         self.last_step = 0
-        reset_peak_memory(device)
         self.readout = "last" if run.protocol.kind == "last_token" else "all"
         self.targets_per_sequence = 1 if self.readout == "last" else run.model.seq_len
         self.step_flops = train_flops(run.model, readout=self.readout, sequences=run.batch_size)
-        self.n_parameters = sum(p.numel() for p in model.parameters())
+        self.optimizer_flops = run.optimizer.flops(layout_shapes) if layout_shapes else 0
+        self.n_parameters = sum(value.numel() for value in weights.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        names = ("rows", "hashes", "last_step", "_seconds")
+        return {name: getattr(self, name) for name in names} | {"wall": self.wall_seconds}
+
+    def restore(self, kept: dict[str, Any]) -> None:
+        """Go on from what `to_dict` gave."""
+        self.rows, self.hashes = kept["rows"], kept["hashes"]
+        self.last_step, self._seconds = kept["last_step"], kept["_seconds"]
+        self._started = time.perf_counter() - kept["wall"]
+
+    @property
+    def wall_seconds(self) -> float:
+        """Since the run began, with its evaluations, without the time between a kill and a resume."""
+        return time.perf_counter() - self._started
 
     def _row(self, step: int, split: str, metric: str, value: float, n: int, evaluation: str = "") -> None:
         sequences = n_sequences(self.run, step)
@@ -84,15 +115,12 @@ class RunRecord:
         if evaluation.split == "test":
             self.items.append(scores.items.assign(evaluation=evaluation.digest, split="test"))
 
-    def close(self, data: TaskData, view: View, model: LanguageModel) -> None:
+    def close(self, data: TaskData, *, inference_tokens_per_second: float) -> None:
         """Costs of the whole run, and the hash of what it was tested on."""
         run, steps = self.run, self.last_step
         split = "test" if run.test else "valid"
         self.hashes["evaluation_set"] = data.eval_hash(split, run.protocol, eval_seed=run.eval_seed)
-        peak, windows = peak_memory(self.device), n_sequences(run, steps)
-        batch = data.sampler(
-            run.replace(steps=1, batch_size=TIMED_EVALUATION_ROWS, epoch_windows=None), view
-        )(0)
+        windows = n_sequences(run, steps)
         costs = {
             "parameters": self.n_parameters,
             "weights_bytes": 4 * self.n_parameters,
@@ -100,11 +128,12 @@ class RunRecord:
             "published_flops": published_flops(
                 self.n_parameters, n_windows=windows, seq_len=run.model.seq_len
             ),
-            "optimizer_flops": run.optimizer.flops_per_parameter * self.n_parameters * steps,
+            "optimizer_flops": self.optimizer_flops * steps,
             "train_seconds": self._seconds,
             "tokens_per_second": windows * self.targets_per_sequence / max(self._seconds, 1e-9),
-            "inference_tokens_per_second": tokens_per_second(model, batch),
-            "peak_memory_bytes": peak,
+            "inference_tokens_per_second": inference_tokens_per_second,
+            # Its share: the replicas of a program lie in one memory.
+            "peak_memory_bytes": peak_memory(self.device) // self.replicas,
         }
         for metric, value in costs.items():
             self._row(steps, "", metric, float(value), 1)
@@ -115,10 +144,10 @@ class RunRecord:
 
     def env_json(self) -> dict[str, Any]:
         """Circumstances: what may change the speed or the last bits, and nothing else."""
-        return environment(self.device, jobs=self.jobs) | {
-            "engine": "plain",
+        return environment(self.device, jobs=self.jobs * self.replicas) | {
+            "engine": self.engine,
             "hashes": self.hashes,
-            "wall_seconds": time.perf_counter() - self._started,
+            "wall_seconds": self.wall_seconds,
         }
 
     def items_frame(self) -> pd.DataFrame:

@@ -113,7 +113,7 @@ def _evaluate_into(evaluation: Evaluation, loaded: Loaded, store: Store, device:
             view=view,
             eval_seed=evaluation.eval_seed,
         )
-        record = RunRecord(loaded.run.replace(task=evaluation.task), loaded.model, device)
+        record = RunRecord(loaded.run.replace(task=evaluation.task), loaded.model.state_dict(), device)
         record.scores(evaluation, loaded.run.steps, scores)
         store.finish(
             evaluation.digest,

@@ -10,16 +10,13 @@ import time
 import pandas as pd
 import torch
 
-from lmbench.measure.score import true_float32
-from lmbench.models.base import seeded
 from lmbench.records import ROW_COLUMNS, Records, no_items
 from lmbench.run import Run, Speed
 from lmbench.store import Store
-from lmbench.tasks.base import View, load_task
-from lmbench.training.loop import train_step
+from lmbench.training.program import Program
 from lmbench.training.record import describe, device_name, environment
 
-WARM_UP_STEPS = 3
+WARM_UP_STEPS = 5  # a graph is captured at the fourth
 TIMED_STEPS = 15
 
 
@@ -62,16 +59,11 @@ def _measure(asked: Speed, store: Store, device: torch.device) -> None:
 
 def _time_steps(run: Run, device: torch.device) -> float:
     """Train a few steps for their time alone."""
-    view = View(seq_len=run.model.seq_len, is_window=run.model.is_window, device=device)
-    batch_at = load_task(run.task).sampler(run, view)
-    model = seeded(run.model, init_seed=run.init_seed)
-    model = (model.double() if run.dtype == "float64" else model).to(device).train()
-    optimizer, seconds = run.optimizer.build(model), []
-    with true_float32():
-        for step in range(run.steps):
-            start = time.perf_counter()
-            train_step(model, optimizer, batch_at(step), run, device)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds.append(time.perf_counter() - start)
+    program, seconds = Program([run], device=device), []
+    for _ in range(run.steps):
+        start = time.perf_counter()
+        program.advance(1)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[WARM_UP_STEPS:])

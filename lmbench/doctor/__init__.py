@@ -4,34 +4,23 @@ A check is `ok`, `warn` (works, but slower or less) or `fail` (something that lm
 will not work). Nothing is changed, apart from a file that is written and removed again.
 """
 
-import os
 import platform
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
 
+from lmbench.doctor.check import MARKS, Check
+from lmbench.doctor.compute import dtype, threads, torch_device
 from lmbench.home import results, root
 
-Status = Literal["ok", "warn", "fail"]
-MARKS: dict[Status, str] = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
+__all__ = ["MARKS", "Check", "checks"]
+
 INSTALL = "run `make env`"
 NEEDED = ("notebooks", "pyproject.toml", "constraints.txt")  # of a project's folder
 FREE_GB = 2.0  # the virtual environment is there already; results of the quick preset are far smaller
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the doctor's report."""
-
-    status: Status
-    name: str
-    detail: str
-    remedy: str = ""
 
 
 def checks() -> Iterator[Check]:
@@ -45,8 +34,11 @@ def checks() -> Iterator[Check]:
     yield from found
     if any(check.status == "fail" for check in found):
         return  # the rest would fail for the same reason
-    yield torch_device()
+    device = torch_device()
+    yield device
     yield threads()
+    if device.status != "fail":
+        yield dtype()
     yield kernel()
     yield from corpora()
     yield disk()
@@ -117,45 +109,6 @@ def required() -> list[str]:
 
     table = tomllib.loads((root() / "pyproject.toml").read_text(encoding="utf-8"))
     return [canonicalize_name(Requirement(line).name) for line in table["project"]["dependencies"]]
-
-
-def torch_device() -> Check:
-    """torch and the devices it sees."""
-    import torch
-
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    detail = f"torch {torch.__version__}, {', '.join(names) or 'no GPU'}"
-    if names:
-        try:
-            torch.ones(1, device="cuda").add_(1)
-        except RuntimeError as error:
-            return Check(
-                "fail", "device", f"{detail}: {str(error).splitlines()[0]}", "check driver and torch build"
-            )
-        return Check("ok", "device", detail)
-    if shutil.which("nvidia-smi"):
-        remedy = "this torch sees no GPU: remove .venv and run `make env` without TORCH_INDEX"
-        return Check("warn", "device", detail, remedy)
-    if torch.backends.mps.is_available():
-        return Check("ok", "device", f"{detail}, MPS (ask for it with --device mps)")
-    return Check("ok", "device", f"{detail} (smoke and quick presets are made for this)")
-
-
-def threads() -> Check:
-    """Threads, and the setting that keeps a busy neighbour from slowing them down."""
-    import torch
-
-    load = os.getloadavg()[0]
-    spin = os.environ.get("GOMP_SPINCOUNT", "unset")
-    detail = f"{torch.get_num_threads()} of {os.cpu_count()} cores, load {load:.1f}, GOMP_SPINCOUNT={spin}"
-    if sys.platform == "linux" and (not spin.isdigit() or int(spin) > 10_000):
-        remedy = (
-            "export GOMP_SPINCOUNT=10000: beside other work, threads that spin longer are 30 times slower"
-        )
-        return Check("warn", "threads", detail, remedy)
-    if load > 1.5 * (os.cpu_count() or 1):
-        return Check("warn", "threads", detail, "the machine is busy: timings will not mean much")
-    return Check("ok", "threads", detail)
 
 
 def kernel() -> Check:

@@ -1,0 +1,47 @@
+"""Operators of our own, seen by torch as one step: by autograd, by vmap, by compilers.
+
+`torch.library.custom_op` does the same and more, but its first call imports torch's compiler,
+close to a second that a short run would spend for nothing.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+NAMESPACE = "lmbench"
+
+
+class Operator:
+    """An operator with its schema, such as "double(Tensor x) -> Tensor", and its implementation.
+
+    Called like a function. What torch needs to look through it is registered by decorators,
+    whose functions are those of `torch.library` (register_fake, register_autograd, register_vmap).
+    """
+
+    def __init__(self, schema: str, implementation: Callable[..., Any]) -> None:
+        name, _, signature = schema.partition("(")
+        self.name = f"{NAMESPACE}::{name}"
+        torch.library.define(self.name, f"({signature}")
+        torch.library.impl(self.name, ("cpu", "cuda"), implementation)
+        self.overload = getattr(getattr(torch.ops, NAMESPACE), name).default
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self.overload(*inputs)
+
+    def fake(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Shapes and dtypes of the result, without values."""
+        return torch.library.register_fake(self.name, function)
+
+    def vmap(self, function: Callable[..., Any]) -> None:
+        """`function(info, in_dims, *inputs)` gives the result for a stack of inputs, and its dims."""
+        torch.library.register_vmap(self.name, function)
+
+    def autograd(self, backward: Callable[..., Any], save: Callable[..., None]) -> None:
+        """`save(ctx, inputs, output)` in the forward pass, `backward(ctx, *grads)` later."""
+        torch.library.register_autograd(self.name, backward, setup_context=save)
+
+
+def operator(schema: str) -> Callable[[Callable[..., Any]], Operator]:
+    """Make an `Operator` of the decorated function."""
+    return lambda implementation: Operator(schema, implementation)

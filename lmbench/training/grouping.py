@@ -1,0 +1,91 @@
+"""Which runs train side by side: those that differ only in seeds and in numbers of the optimizer.
+
+Each run of a group ends as it would alone (weights, batches and dropout masks are its own), so
+grouping is a matter of speed: on a GPU a stack of small models costs little more than one; on
+a CPU it gains nothing, and runs are trained one at a time unless asked otherwise.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from lmbench.measure.flops import train_flops
+from lmbench.run import Run
+from lmbench.training.program import Program
+
+LARGEST = 64  # replicas: more gain nothing on the devices measured, and delay the first result
+USED = 0.85  # share of the free memory that a group may fill; the rest is for evaluation batches
+# FLOPs above which a group is compiled. It takes half a minute and doubles the speed, which at
+# some 20 TFLOP/s of a captured graph of plain kernels is won back after about a minute.
+COMPILED_ABOVE = 2e15
+log = logging.getLogger(__name__)
+
+
+def key(run: Run) -> str:
+    """Equal for runs that one program can train side by side."""
+    optimizer = run.optimizer
+    fields = type(optimizer).model_fields
+    plain = optimizer.replace(**{name: fields[name].default for name in optimizer.scalars()})
+    return run.replace(optimizer=plain, init_seed=0, data_seed=0, dropout_seed=0).digest
+
+
+def alone(run: Run) -> str:
+    """Why a run cannot be stacked; empty where it can."""
+    reasons = [run.model.alone, *(method.alone for method in run.methods)]
+    return "; ".join(reason for reason in reasons if reason)
+
+
+def groups(
+    runs: Mapping[str, Run],
+    *,
+    device: torch.device,
+    size: int | None = None,
+    kept: Sequence[Sequence[str]] = (),
+) -> list[list[str]]:
+    """Digests in groups, in the order of their first member.
+
+    Args:
+        runs: by digest.
+        size: most replicas of a group; None is 1 on a CPU, and what fits into memory on a GPU.
+        kept: groups that were interrupted and go on with their membership.
+    """
+    made = [list(members) for members in kept]
+    taken = {digest for members in made for digest in members}
+    is_stacked = device.type == "cuda" if size is None else size > 1
+    alike: dict[str, list[str]] = defaultdict(list)
+    for digest, run in runs.items():
+        if digest in taken:
+            continue
+        reason = alone(run)
+        if reason and is_stacked:
+            log.info("run %s (%s) is trained alone: %s", digest, run.model.name, reason)
+        alike[digest if reason else key(run)].append(digest)
+    for members in alike.values():
+        most = largest(runs[members[0]], len(members), device=device) if size is None else size
+        made += [members[at : at + most] for at in range(0, len(members), most)]
+    return made
+
+
+def largest(run: Run, wanted: int, *, device: torch.device) -> int:
+    """Replicas of a run that fit into a device's free memory, at most `wanted` and LARGEST."""
+    if device.type != "cuda" or wanted == 1:
+        return 1
+    free, _ = torch.cuda.mem_get_info(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    Program([run.replace(steps=1, schedule="constant")], device=device).advance(1)
+    torch.cuda.synchronize(device)
+    each = torch.cuda.max_memory_allocated(device) - before
+    torch.cuda.empty_cache()
+    fits = max(1, int(USED * free / max(each, 1)))
+    log.info("%s takes %.0f MB a replica, %d fit", run.model.name, each / 1e6, fits)
+    return min(wanted, LARGEST, fits)
+
+
+def is_compiled(run: Run, replicas: int, *, device: torch.device) -> bool:
+    """Whether a group is long enough for compilation to pay; decided by counted FLOPs alone."""
+    readout = "last" if run.protocol.kind == "last_token" else "all"
+    step = train_flops(run.model, readout=readout, sequences=run.batch_size)
+    return device.type == "cuda" and step * run.steps * replicas > COMPILED_ABOVE

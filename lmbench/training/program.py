@@ -1,0 +1,224 @@
+"""The training program of a group of runs: everything a step needs lies on the device.
+
+One step gathers the batches of all replicas from the text, takes their losses and gradients,
+clips, updates and counts, without a word from Python on a GPU: after a few plain calls it is
+one captured graph. The host only draws what the next steps will read (window starts,
+dropout keys) and copies it over, a block of steps at a time.
+
+The same program trains one run: then the replica is the plain module, see `Replicas`.
+Legend: R replica, P parameter, S step, C step of a block, B batch, M micro-batch, D dropout.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmbench.layers.dropout import dropout_keys
+from lmbench.measure.score import score_split, target_scores, true_float32
+from lmbench.run import Run
+from lmbench.tasks.base import IGNORE, Batch, Scores, View, load_task
+from lmbench.training.capture import Captured, CapturedScorer
+from lmbench.training.distributed import ALONE, Ranks
+from lmbench.training.replicas import Replicas
+
+BLOCK = 256  # steps whose draws travel to the device at once
+MAX_EVAL_TOKENS = 1 << 19  # over all replicas, on a GPU
+MAX_EVAL_LOGITS = 1 << 28  # the same, times vocabulary: 1 GiB of float32
+
+
+class Program:
+    """R runs that differ only in seeds and in numbers of the optimizer, trained side by side.
+
+    Args:
+        runs: at least one; `grouping.key` is the same for all.
+        compiled: whether kernels are fused by torch.compile, which takes tens of seconds once.
+        ranks: the processes that train it together; only one run, and without a graph.
+    """
+
+    def __init__(
+        self, runs: Sequence[Run], *, device: torch.device, compiled: bool = False, ranks: Ranks = ALONE
+    ) -> None:
+        assert ranks.is_alone or len(runs) == 1
+        self.runs, self.run, self.device, self.compiled = list(runs), runs[0], device, compiled
+        self.ranks = ranks
+        run, R = self.run, len(runs)
+        self.data = load_task(run.task)
+        self.view = _view(run, R, device)
+        self.streams = [self.data.stream(one, self.view) for one in runs]
+        self.replicas = Replicas(run.model, [one.init_seed for one in runs], dtype=run.dtype, device=device)
+        self._allocate()
+        self._update = self._compile(self._apply)
+        self._numbers = self._compile(self._rates)
+        if ranks.is_alone:
+            self._losses = self._compile(self.replicas.losses)
+            self._step = Captured(self._one_step, device=device)
+            self._score = CapturedScorer(self._score_batch, device=device)
+        else:
+            self.replicas.one_pass = ranks.wrap(self._compile(self.replicas.one_pass), device=device)
+            self._losses, self._step, self._score = self.replicas.losses, self._one_step, self._score_batch
+        self.done = 0
+        """Steps taken."""
+
+    def _compile(self, function):
+        return torch.compile(function, dynamic=False) if self.compiled else function
+
+    def _allocate(self) -> None:
+        run, R, master_RP = self.run, len(self.runs), self.replicas.master_RP
+        # float64 where there is any: rates and corrections are then those of a plain Python loop.
+        exact = torch.float32 if self.device.type == "mps" else torch.float64
+        place = {"device": self.device, "dtype": exact}
+        scalars = [one.optimizer.scalars() for one in self.runs]
+        self.hyper = {
+            name: torch.tensor([[values[name]] for values in scalars], **place) for name in scalars[0]
+        }
+        self.factor_S = torch.tensor(run.schedule.factors(run.steps), **place)
+        self.count = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self.losses_SR = torch.zeros(run.steps, R, dtype=master_RP.dtype, device=self.device)
+        self.grads_RP = torch.zeros_like(master_RP)
+        self.eval_RP = torch.empty_like(master_RP) if self.device.type == "cuda" else master_RP
+        self.state = run.optimizer.state(master_RP)
+        self.ema_RP = None if run.ema is None else master_RP.clone()
+        self.block: dict[str, Tensor] = {}
+
+    # ---------------------------------------------------------------- training
+
+    def advance(self, steps: int) -> None:
+        """Take `steps` optimizer steps; on a GPU this returns before they are finished."""
+        with true_float32():
+            for _ in range(steps):
+                if self.done % BLOCK == 0 or not self.block:
+                    self._refill()
+                self._step()
+                self.done += 1
+
+    def _refill(self) -> None:
+        """Draw what the steps of this block read, into the same tensors each time."""
+        first = self.done - self.done % BLOCK
+        count = min(BLOCK, self.run.steps - first)
+        drawn = [stream.index(first, count) for stream in self.streams]
+        fresh = {name: np.stack([one[name] for one in drawn], axis=1) for name in drawn[0]}
+        fresh["dropout"] = dropout_keys(
+            [run.dropout_seed for run in self.runs],
+            first=first,
+            count=count,
+            micro=self.run.grad_accum * self.ranks.n,
+            sites=len(self.replicas.sites),
+        )
+        for name, value in fresh.items():
+            if name not in self.block:
+                shape = (min(BLOCK, self.run.steps), *value.shape[1:])
+                self.block[name] = torch.zeros(shape, dtype=torch.from_numpy(value).dtype, device=self.device)
+            self.block[name][:count].copy_(torch.from_numpy(value))
+
+    def _one_step(self) -> None:
+        run = self.run
+        row = {name: value.index_select(0, self.count % BLOCK)[0] for name, value in self.block.items()}
+        keys_RMD = row.pop("dropout")
+        batch = self.streams[0].batch(row)
+        n_targets_R = (batch.targets_BT != IGNORE).flatten(1).sum(1).clamp_min(1)
+        n_targets_R = n_targets_R.to(self.losses_SR.dtype) / self.ranks.n  # the ranks' losses are averaged
+        total_R = torch.zeros_like(self.losses_SR[0])
+        parts, mine = batch.split(run.grad_accum * self.ranks.n), self.ranks.share(run.grad_accum)
+        for at in mine:
+            with self.ranks.averaging(self.replicas.one_pass, self.grads_RP, at=at, of=mine):
+                losses_R = self._losses(parts[at], keys_RMD[:, at], n_targets_R)
+                losses_R.sum().backward()
+            self.replicas.collect(self.grads_RP, add=at > mine[0])
+            total_R += losses_R.detach()
+        self.ranks.average_(total_R)
+        self.losses_SR.index_copy_(0, self.count, total_R.unsqueeze(0))
+        self._update(self._numbers())
+
+    def _rates(self) -> dict[str, Tensor]:
+        """The optimizer's numbers of this step, in the dtype of the parameters."""
+        rates = self.run.optimizer.rates(
+            self.hyper,
+            factor=self.factor_S.index_select(0, self.count),
+            count=(self.count + 1).to(self.factor_S.dtype),
+        )
+        return {name: value.to(self.grads_RP.dtype) for name, value in rates.items()}
+
+    @torch.no_grad()
+    def _apply(self, rates: dict[str, Tensor]) -> None:
+        """Clip, update, average, count: all that follows the gradients."""
+        run, replicas = self.run, self.replicas
+        if run.grad_clip is not None:
+            norm_R1 = torch.linalg.vector_norm(self.grads_RP, dim=1, keepdim=True)
+            self.grads_RP.mul_((run.grad_clip / (norm_R1 + 1e-6)).clamp(max=1.0))
+        run.optimizer.update(
+            replicas.master_RP,
+            self.grads_RP,
+            self.state,
+            rates=rates,
+            layout=replicas.layout,
+            dtype=replicas.compute_RP.dtype,
+        )
+        replicas.refresh()
+        if self.ema_RP is not None:
+            # A young average follows the weights, or it would remember the initial ones for long.
+            young = (1 + self.count) / (10 + self.count)
+            keep = young.clamp(max=run.ema).to(self.ema_RP.dtype)
+            self.ema_RP.lerp_(replicas.master_RP, 1 - keep)
+        self.count += 1
+
+    @property
+    def engine(self) -> str:
+        """How the steps are executed, in words."""
+        parts = ["stacked" if len(self.runs) > 1 else "plain"]
+        parts += ["compiled"] * self.compiled
+        if not self.ranks.is_alone:
+            return ", ".join([*parts, f"ddp x{self.ranks.n}"])
+        return ", ".join(parts + ["graph"] * (self.device.type == "cuda"))
+
+    # ---------------------------------------------------------------- state
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a step changes, by name; what is not here is a function of the runs and the step."""
+        held = {"master": self.replicas.master_RP, "losses": self.losses_SR}
+        held |= {f"optimizer.{name}": value for name, value in self.state.items()}
+        return held if self.ema_RP is None else held | {"ema": self.ema_RP}
+
+    def restore(self, tensors: dict[str, Tensor] | None, *, done: int) -> None:
+        """Take over what `tensors` gave after `done` steps of the same runs; only rank 0 has to give them."""
+        held = self.tensors()
+        for name, value in held.items() if tensors is not None else ():
+            value.copy_(tensors[name])
+        self.ranks.spread_(held.values())
+        self.replicas.refresh()
+        self.count.fill_(done)
+        self.done, self.block = done, {}
+
+    # ---------------------------------------------------------------- scoring
+
+    @property
+    def weights_RP(self) -> Tensor:
+        """What is scored and kept: the averaged weights where the run averages, else the weights."""
+        return self.replicas.master_RP if self.ema_RP is None else self.ema_RP
+
+    def scores(self, split: str, *, weights_RP: Tensor | None = None, items: bool = False) -> list[Scores]:
+        """Scores of each replica on a split, in float32 or better, with dropout off."""
+        weights_RP = self.weights_RP if weights_RP is None else weights_RP
+        if self.eval_RP.device.type == "cuda":
+            self.eval_RP.copy_(weights_RP)  # graphs read one address
+        else:
+            self.eval_RP = weights_RP
+        how = {"split": split, "protocol": self.run.protocol, "view": self.view}
+        scorer = self.ranks.in_turn(self._score, dtype=self.losses_SR.dtype)
+        found = score_split(scorer, self.data, eval_seed=self.run.eval_seed, **how)
+        rows = zip(*map(self.ranks.summed, found), strict=True)
+        return [self.data.summarise(*how.values(), nll_N, right_N, items=items) for nll_N, right_N in rows]
+
+    def _score_batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            return target_scores(self.replicas.logits(batch, self.eval_RP), batch.targets_BT)
+
+
+def _view(run: Run, replicas: int, device: torch.device) -> View:
+    """Evaluation batches as large as the memory of a GPU allows; small ones stay in a CPU's cache."""
+    view = View(seq_len=run.model.seq_len, is_window=run.model.is_window, device=device)
+    if device.type != "cuda":
+        return view
+    tokens = min(MAX_EVAL_TOKENS, MAX_EVAL_LOGITS // run.model.vocab_size) // replicas
+    return View(seq_len=view.seq_len, is_window=view.is_window, device=device, eval_tokens=max(tokens, 1))
