@@ -24,35 +24,39 @@ TARGET = 1.4697  # nats: the best validation loss that nanoGPT publishes for thi
 NANOGPT_FLOPS = 5.8e15  # of its 5,000 steps, by its own formula
 PATIENCE = 4  # scores of nanoGPT without a better one: it overfits after 1,750 steps
 
-# Ours, in the keys of `lmbench train -p`.
+# Ours, in the keys of `lmbench train -p`. Rate, decay, width and batch were chosen on validation, with
+# one seed, among some 50 settings that a program each trained side by side.
 RECIPE: dict[str, Any] = {
     "model": "transformer_fast",
     "model.d_model": 192,
     "model.n_head": 6,
     "model.n_layer": 6,
     "model.seq_len": 256,
-    "model.dropout": 0.1,
-    "batch_size": 64,
+    "model.dropout": 0.0,
+    "batch_size": 32,
     "steps": 700,
     "optimizer": "muon",
-    "optimizer.lr": 0.02,
-    "optimizer.adam_lr": 0.0035,
-    "optimizer.weight_decay": 0.5,
+    "optimizer.lr": 0.04,
+    "optimizer.adam_lr": 0.004,
+    "optimizer.weight_decay": 0.3,
     "schedule": "wsd",
     "schedule.warmup": 20,
     "schedule.decay": 0.6,
     "dtype": "bfloat16",
 }
-SCORE_AT = [600, 650]  # and at the end
+SCORE_AT = [660]  # and at the end; earlier the rate is still too high
 COMPILED: bool | None = None  # whether our program is compiled; None leaves it to the engine
 # Ours for the best loss within nanoGPT's budget.
 BEST_RECIPE: dict[str, Any] = RECIPE | {
     "model.d_model": 256,
     "model.n_head": 8,
-    "model.dropout": 0.2,
-    "steps": 1600,
+    "model.dropout": 0.3,
+    "batch_size": 64,
+    "steps": 4000,
+    "optimizer.lr": 0.03,
+    "optimizer.weight_decay": 0.6,
 }
-BEST_SCORE_AT = [1400, 1500]
+BEST_SCORE_AT = [3600, 3800]
 QUICK: dict[str, Any] = {
     "model": "transformer",
     "model.seq_len": 16,

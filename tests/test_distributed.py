@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -74,7 +75,9 @@ def work(rank, folder, port):
         Program._compile = lambda self, part: torch.compile(part, backend="eager") if self.compiled else part
         said["compiled"] = losses(tiny(folder, steps=3), ranks=ranks, compiled=True)
         said["bfloat16"] = losses(tiny(folder, steps=3, dtype="bfloat16"), ranks=ranks)
-        said["resumed"] = resume(tiny(folder, steps=10, eval_every=5), ranks, folder)
+        # So high a rate that the first validation stays the best one.
+        steep = {"optimizer": make("optimizer", "sgd", lr=5.0), "schedule": make("schedule", "constant")}
+        said["resumed"] = resume(tiny(folder, steps=10, eval_every=5, **steep), ranks, folder)
         said["refused"] = refusals(ranks, folder)
         said |= store_twice(tiny(folder, steps=2), ranks, folder)
     (folder / f"said-{rank}.json").write_text(json.dumps(said))
@@ -120,7 +123,8 @@ def resume(run, ranks, folder):
     (whole,) = train_group([run], device=CPU, ranks=ranks)
     same = all(torch.equal(again.final[name], whole.final[name]) for name in whole.final)
     values = [[row["value"] for row in one.record.rows[:10]] for one in (again, whole)]
-    return {"steps": steps, "same": same and values[0] == values[1], "weights": len(whole.final)}
+    moved = any(not torch.equal(whole.best[name], whole.final[name]) for name in whole.best)
+    return {"steps": steps, "same": same and values[0] == values[1], "best_is_earlier": moved}
 
 
 def refusals(ranks, folder):
@@ -133,6 +137,7 @@ def refusals(ranks, folder):
         "first": lambda: ranks.first(fail),
         "equal": lambda: ranks.check_equal(torch.tensor([1.0, ranks.rank]), step=3),
         "share": lambda: train_group([tiny(folder, batch_size=7)], device=CPU, ranks=ranks),
+        "drift": lambda: drift(tiny(folder, steps=2), ranks),
         "jobs": lambda: run_all([tiny(folder)], store=Store(folder / "none"), jobs=2, ranks=ranks),
     }
     said = {}
@@ -145,14 +150,49 @@ def refusals(ranks, folder):
     return said
 
 
+def drift(run, ranks):
+    """Train while something changes the weights of one process."""
+    step = Program._one_step
+
+    def step_and_drift(self):
+        step(self)
+        self.replicas.master_RP[0, 0] += ranks.rank
+
+    Program._one_step = step_and_drift
+    try:
+        train_group([run], device=CPU, ranks=ranks)
+    finally:
+        Program._one_step = step
+
+
 def store_twice(run, ranks, folder):
     """Two calls on one store: folders written by rank 0, then read."""
+    wrote = count_calls(
+        (Checkpoint, "write"), (Checkpoint, "remove"), (Store, "finish"), (Store, "write_index")
+    )
     how = {"store": Store(folder / "results"), "device": "cpu", "progress": False, "ranks": ranks}
-    first, runs = run_all([run, run.with_seed(1)], **how), Store(folder / "results").runs
+    first = run_all([run, run.with_seed(1)], checkpoint_seconds=0, **how)
+    runs = Store(folder / "results").runs
     stamps = [path.stat().st_mtime_ns for path in sorted(runs.glob("*/done"))]
     second = run_all([run, run.with_seed(1)], **how)
     again = [path.stat().st_mtime_ns for path in sorted(runs.glob("*/done"))]
-    return {"read": first.equals(second) and stamps == again, "stored": len(stamps)}
+    return {"read": first.equals(second) and stamps == again, "stored": len(stamps), "wrote": wrote}
+
+
+def count_calls(*methods):
+    """Calls of each method from now on, by name."""
+    counts = {}
+
+    def counted(name, method):
+        def call(self, *arguments, **options):
+            counts[name] = counts.get(name, 0) + 1
+            return method(self, *arguments, **options)
+
+        return call
+
+    for owner, name in methods:
+        setattr(owner, name, counted(f"{owner.__name__}.{name}", getattr(owner, name)))
+    return counts
 
 
 # ------------------------------------------------------------------ the same on one process
@@ -222,12 +262,16 @@ def test_a_killed_run_goes_on_from_the_checkpoint_of_rank_0_to_the_same_bits(sha
         assert told["resumed"]["steps"] == ["killed", *range(KILLED_AT, 11)]
         assert told["resumed"]["same"]
     # Rank 1 files nothing, so it has no weights to compare.
-    assert [bool(told["resumed"]["weights"]) for told in shared[1:]] == [True, False]
+    assert [told["resumed"]["best_is_earlier"] for told in shared[1:]] == [True, False]
 
 
 def test_rank_0_writes_and_both_read(shared):
     folder, first, second = shared
     assert (first["read"], second["read"], first["stored"]) == (True, True, 2)
+    assert first["wrote"].keys() == {
+        "Checkpoint.write", "Checkpoint.remove", "Store.finish", "Store.write_index",
+    }  # fmt: skip
+    assert (first["wrote"]["Store.finish"], second["wrote"]) == (2, {})
     store = Store(folder / "results")
     assert store.verify() == []
     assert not list(store.checkpoints.glob("*/*"))
@@ -245,6 +289,7 @@ def test_what_fails_fails_on_both(shared):
     assert first["refused"]["equal"].startswith(
         "after step 3 the weights of rank 1 differ from those of rank 0"
     )
+    assert first["refused"]["drift"].startswith("after step 2 the weights of rank 1 differ")
     assert first["refused"]["share"] == (
         "batch_size = 7 cannot be shared by 2 processes: it must be a multiple of 2, "
         "the processes times grad_accum = 1"
@@ -320,6 +365,16 @@ def test_without_torchrun_a_process_is_alone(monkeypatch):
     assert own_device(torch.device("cuda:3")) == torch.device("cuda:3")
     assert list(ranks.share(2)) == [0, 1]
     assert ranks.env({"device": "x"}, device=CPU) == {"device": "x"}
+
+
+def test_gradients_travel_with_the_last_part_alone():
+    module, sent = SimpleNamespace(no_sync=lambda: "kept"), []
+    two = SimpleNamespace(is_alone=False, average_=sent.append)
+    passes = [Ranks.averaging(two, module, "sum", at=at, of=range(4, 7)) for at in (4, 5, 6)]
+    assert passes[:2] == ["kept", "kept"] != passes[2]
+    assert sent == ["sum"]  # of the first two parts
+    Ranks.averaging(two, module, "sum", at=4, of=range(4, 5))
+    assert sent == ["sum"]  # nothing went before
 
 
 def test_shares_are_consecutive_and_devices_are_counted():

@@ -12,6 +12,7 @@ from scipy import stats
 from lmbench.analysis.crossing_panel import crossing_panel
 from lmbench.analysis.crossing_reading import amount, crossing_reading, is_decided
 from lmbench.analysis.intervals import t_interval, welch
+from lmbench.analysis.readable import readable
 from lmbench.analysis.time_to_quality import (
     crossing_ratios,
     crossing_table,
@@ -172,6 +173,16 @@ def test_the_table_has_one_row_a_recipe_in_order_of_appearance():
     assert table["FLOPs low"].iloc[1] == pytest.approx(5000)
     assert table["targets high"].iloc[1] == math.inf
     assert table["best validation"].tolist() == [1.5, 2.25]
+
+
+def test_tables_with_bounds_can_be_read():
+    rows = {"a": [25, 0], "b": [0, 0], "c": [10, 40]}
+    text = readable(crossing_table(crossed(**rows)))
+    assert text.loc[0, ["FLOPs", "FLOPs low", "FLOPs high"]].tolist() == ["", "5.00e3", "inf"]
+    assert text["reached"].tolist() == ["1", "0", "2"]
+    ratios = readable(crossing_ratios(crossed(**rows)))
+    assert ratios.loc[0, ["ratio", "low", "high", "p", "known"]].tolist() == ["", "", "", "", "nothing"]
+    assert "".join(readable(crossing_table(crossed(b=[0, 0])))["seconds"]) == ""
 
 
 # ------------------------------------------------------------------ ratios

@@ -131,7 +131,7 @@ def test_averaged_weights_follow_the_weights_slowly_and_at_first_fast(task):
         program.advance(1)
         average = keep * average + (1 - keep) * program.replicas.master_RP
         # The share is a quotient in float32.
-        torch.testing.assert_close(program.weights_RP, average, rtol=1e-7, atol=1e-8)
+        torch.testing.assert_close(program.weights_RP, average, rtol=1e-12, atol=1e-12)
     assert not torch.equal(program.weights_RP, program.replicas.master_RP)
 
 

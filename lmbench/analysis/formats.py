@@ -68,9 +68,9 @@ def format_si(value: float) -> str:
 
 
 def format_power(value: float) -> str:
-    """Three figures and a power of ten: `2.21e13`; 0 is `0`."""
-    if value == 0:
-        return "0"
+    """Three figures and a power of ten: `2.21e13`; 0 is `0`, and infinity `inf`."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
     mantissa, _, exponent = f"{value:.2e}".partition("e")
     return f"{mantissa}e{int(exponent)}"
 

@@ -158,8 +158,8 @@ class Program:
         replicas.refresh()
         if self.ema_RP is not None:
             # A young average follows the weights, or it would remember the initial ones for long.
-            young = (1 + self.count) / (10 + self.count)
-            keep = young.clamp(max=run.ema).to(self.ema_RP.dtype)
+            count = self.count.to(self.factor_S.dtype)
+            keep = ((1 + count) / (10 + count)).clamp(max=run.ema).to(self.ema_RP.dtype)
             self.ema_RP.lerp_(replicas.master_RP, 1 - keep)
         self.count += 1
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from lmbench.config import Config, from_dict
 from lmbench.data.corpus import refuse_overlap
 from lmbench.measure.score import evaluate
-from lmbench.models.base import LanguageModel
+from lmbench.models.base import LanguageModel, seeded
 from lmbench.run import Evaluation, Run
 from lmbench.store import Store
 from lmbench.tasks.base import View, load_task
@@ -35,7 +35,7 @@ def load_run(digest: str, *, store: Store, device: torch.device) -> Loaded:
     """Rebuild a run's model with the weights that it reports."""
     run = from_dict("run", store.record(digest)["run"]["config"])
     state = load_file(store.weights(digest))
-    model = run.model.build()
+    model = seeded(run.model, init_seed=run.init_seed)
     model.load_state_dict(state)
     return Loaded(run=run, model=model.to(device), weights=weights_hash(state))
 
