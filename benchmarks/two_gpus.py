@@ -17,9 +17,10 @@ from benchmarks import common, texts
 from lmbench.config import make
 from lmbench.measure.flops import parameters, train_flops
 from lmbench.run import Run
-from lmbench.training.distributed import Ranks, joined, own_device
+from lmbench.training.distributed import Ranks
 from lmbench.training.execute import fit_model
 from lmbench.training.program import Program
+from lmbench.training.torchrun import joined, own_device
 
 WARM_UP = 5  # steps: a graph is captured at the fourth
 LARGE = {"d_model": 768, "n_layer": 12, "n_head": 12, "seq_len": 1024, "dropout": 0.0}

@@ -19,10 +19,11 @@ from lmbench.measure.flops import parameters
 from lmbench.run import Run
 from lmbench.store import Store
 from lmbench.training.checkpoint import Checkpoint
-from lmbench.training.distributed import ALONE, Ranks, joined, own_device
+from lmbench.training.distributed import ALONE, Ranks
 from lmbench.training.execute import fit_model, run_all
 from lmbench.training.loop import train, train_group
 from lmbench.training.program import Program
+from lmbench.training.torchrun import joined, own_device
 from tests.corpora import write_corpus
 
 CPU = torch.device("cpu")

@@ -332,7 +332,8 @@ def test_the_reading_says_what_is_not_decided_and_why():
 def test_the_reading_names_censored_seeds_bounds_and_sharing():
     text = said(race(slow=[80, 0, 0, 0, 0], fast=[9, 10, 11, 12, 13]).assign(jobs=2))
     assert (
-        "slow reached 2 nats in 1 of 5 runs; with the others counted at all that they spent, the mean" in text
+        "slow reached 2 nats in 1 of 5 runs; with the missing ones counted at all that they spent, the mean"
+        in text
     )
     assert "lies above 95.6 s, 9.56e3 FLOPs, 765 targets. " in text
     assert "Their lowest loss, 3.0000 on average, came after 1.00 s of 100 s." in text

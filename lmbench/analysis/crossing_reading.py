@@ -58,7 +58,7 @@ def _recipe(label: str, runs: pd.DataFrame, target: str, confidence: float) -> s
     start = f"{label} reached {target} in {runs['reached'].sum()} of {len(runs)} runs"
     if not runs["reached"].all():
         bounds = ", ".join(amount(known.low, cost) for cost, known in costs.items())
-        said = f"{start}; with the others counted at all that they spent, the mean lies above {bounds}."
+        said = f"{start}; with the missing ones counted at all that they spent, the mean lies above {bounds}."
         missed = runs[~runs["reached"] & runs["best"].notna()]
         if len(missed):
             when, whole = (amount(missed[name].mean(), "seconds") for name in ("best_seconds", "seconds"))

@@ -64,8 +64,8 @@ def train(
     from lmbench.home import results
     from lmbench.run import make_run
     from lmbench.store import Store
-    from lmbench.training.distributed import joined, own_device
     from lmbench.training.execute import fit_model, resolve_device, run_all
+    from lmbench.training.torchrun import joined, own_device
 
     assignments = parse_assignments(p or [])
     if "model" in assignments:

@@ -103,7 +103,8 @@ def ledger(
         terms=config.terms(readout),
         batch_size=batch_size,
         targets=batch_size * (config.seq_len if readout == "all" else 1),
-        optimizer=optimizer_flops_per_parameter * parameters(config).total,
+        # Counting parameters builds the model; who asks for none of them does not wait for it.
+        optimizer=optimizer_flops_per_parameter and optimizer_flops_per_parameter * parameters(config).total,
         teacher=teacher,
         recompute=recompute,
     )
