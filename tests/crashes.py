@@ -31,7 +31,7 @@ from lmbench.config import from_dict
 from lmbench.run import Run
 from lmbench.store import Store
 from lmbench.tasks.base import load_task
-from lmbench.training import execute
+from lmbench.training import execute, filing
 
 PATIENCE_S = 60.0  # after which a process is stuck
 HOW = {"device": "cpu", "progress": False, "checkpoint_seconds": 0}
@@ -131,7 +131,7 @@ def trial(runs: list[Run], root: Path, *, files: int, delay: float, is_watched: 
 def overlap(runs: list[Run], folder: Path) -> list[int]:
     """Two processes at once, given overlapping sets; each waits in its first training for the other's."""
     pipes, start, said = [os.pipe(), os.pipe()], os.pipe(), folder / "overlap.txt"
-    honest = execute.train_group
+    honest = filing.train_group
 
     def work(at: int, given: list[Run]) -> None:
         met = []
@@ -145,7 +145,7 @@ def overlap(runs: list[Run], folder: Path) -> list[int]:
                 assert select.select([pipes[1 - at][0]], [], [], PATIENCE_S)[0]
             return honest(members, **how)
 
-        execute.train_group = train
+        filing.train_group = train
         os.close(start[1])
         os.read(start[0], 1)  # both set off when the parent closes the pipe
         execute.run_all(given, store=Store(folder / "overlap"), group=3, **HOW)

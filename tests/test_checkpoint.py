@@ -11,7 +11,7 @@ import torch
 from lmbench.config import make
 from lmbench.store import Store
 from lmbench.training import checkpoint as module
-from lmbench.training import execute
+from lmbench.training import filing
 from lmbench.training.checkpoint import MEMBERS, STATE, Checkpoint, interrupted
 from lmbench.training.execute import run_all
 from lmbench.training.loop import train_group
@@ -304,12 +304,12 @@ def test_a_checkpoint_of_another_torch_is_named_and_training_starts_anew(task, f
 
 def interrupt(monkeypatch, runs, store, *, steps, group):
     """`run_all` that ends after some steps, leaving checkpoints."""
-    honest, on_step = execute.train_group, stop_after(steps)
+    honest, on_step = filing.train_group, stop_after(steps)
 
     def train(runs, **how):
         return honest(runs, **(how | {"on_step": on_step}))
 
-    monkeypatch.setattr(execute, "train_group", train)
+    monkeypatch.setattr(filing, "train_group", train)
     with pytest.raises(Killed):
         run_all(runs, store=store, device="cpu", progress=False, group=group, checkpoint_seconds=0)
     monkeypatch.undo()
@@ -317,13 +317,13 @@ def interrupt(monkeypatch, runs, store, *, steps, group):
 
 def trained_groups(monkeypatch):
     """The digests of each group that is trained from now on."""
-    groups, honest = [], execute.train_group
+    groups, honest = [], filing.train_group
 
     def train(runs, **how):
         groups.append([run.digest for run in runs])
         return honest(runs, **how)
 
-    monkeypatch.setattr(execute, "train_group", train)
+    monkeypatch.setattr(filing, "train_group", train)
     return groups
 
 

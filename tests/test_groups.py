@@ -10,7 +10,7 @@ import torch
 from lmbench.config import discover, kinds, make
 from lmbench.layers import dropout
 from lmbench.store import Store
-from lmbench.training import execute, grouping
+from lmbench.training import filing, grouping
 from lmbench.training.execute import fit_model, run_all
 from lmbench.training.loop import train_group
 from lmbench.training.program import Program
@@ -349,7 +349,7 @@ def test_a_group_writes_the_run_folders_that_runs_alone_write(task, tmp_path):
 
 def test_a_group_that_does_not_fit_into_memory_is_halved_until_it_does(task, tmp_path, monkeypatch, caplog):
     run, tried = tiny_run(task, steps=3), []
-    honest = execute.train_group
+    honest = filing.train_group
 
     def train(runs, **how):
         tried.append([one.digest for one in runs])
@@ -357,7 +357,7 @@ def test_a_group_that_does_not_fit_into_memory_is_halved_until_it_does(task, tmp
             raise torch.OutOfMemoryError("no room")
         return honest(runs, **how)
 
-    monkeypatch.setattr(execute, "train_group", train)
+    monkeypatch.setattr(filing, "train_group", train)
     runs, store = [run.with_seed(seed) for seed in range(5)], Store(tmp_path / "results")
     frame = run_all(runs, store=store, device="cpu", progress=False, group=5)
     d = sorted(one.digest for one in runs)
@@ -371,7 +371,7 @@ def test_a_run_that_alone_does_not_fit_into_memory_is_an_error(task, store, monk
     def train(runs, **how):
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr(execute, "train_group", train)
+    monkeypatch.setattr(filing, "train_group", train)
     run = tiny_run(task, steps=3)
     with pytest.raises(torch.OutOfMemoryError, match="no room"):
         run_all([run], store=store, device="cpu", progress=False)
@@ -419,5 +419,5 @@ def test_a_run_that_diverged_is_finished_and_not_trained_again(task, store, monk
     frame = run_all([run, bad], store=store, device="cpu", progress=False, group=2)
     assert list(frame[frame["metric"] == "diverged"]["run"]) == [bad.digest]
     assert not (store.folder(bad.digest) / "final.safetensors").exists()
-    monkeypatch.setattr(execute, "train_group", None)
+    monkeypatch.setattr(filing, "train_group", None)
     assert len(run_all([run, bad], store=store, device="cpu", progress=False)) == len(frame)

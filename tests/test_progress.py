@@ -136,13 +136,13 @@ def test_a_lock_is_kept_alive_while_its_run_trains(clock, tmp_path):
     import os
 
     from lmbench.store import Store
-    from lmbench.training.execute import _Heartbeat
+    from lmbench.training.filing import Heartbeat
 
     store = Store(tmp_path)
     with store.lock("d"):
         owner = tmp_path / "locks" / "d.owner"
         os.utime(owner, (0, 0))
-        with _Heartbeat(store, "d"):
+        with Heartbeat(store, "d"):
             Progress.beat()
         assert owner.stat().st_mtime > 0
         os.utime(owner, (0, 0))

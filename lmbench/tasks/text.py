@@ -34,7 +34,7 @@ from lmbench.data.corpus import Corpus, fingerprint, load_corpus
 from lmbench.data.splits import Split, chunks, sliding_windows, window_starts
 from lmbench.data.tokenizer import Tokenizer
 from lmbench.records import no_items
-from lmbench.tasks.base import IGNORE, Batch, Scores, TaskConfig, TaskData, View
+from lmbench.tasks.base import Batch, Scores, TaskConfig, TaskData, View
 from lmbench.tasks.windows import WindowStream, drop_after, gather, keep_only
 
 ITEM_BYTES = 256  # block of text that counts as one item in paired tests and bootstraps

@@ -12,36 +12,21 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lmbench.measure.score import tokens_per_second
-from lmbench.models.base import seeded
-from lmbench.run import Evaluation, Run
+from lmbench.run import Run
 from lmbench.tasks.base import TaskData, load_task
 from lmbench.training.checkpoint import Checkpoint
 from lmbench.training.distributed import ALONE, Ranks
+from lmbench.training.outcome import Trained, begin, close, first_bad, score
 from lmbench.training.program import Program
-from lmbench.training.record import RunRecord, reset_peak_memory, weights_hash
+from lmbench.training.record import reset_peak_memory
 
 LOG_POINTS = 50  # training-loss rows per run: enough for a curve, few enough to store thousands of runs
-TIMED_EVALUATION_ROWS = 16  # sequences in the batch whose inference speed is recorded
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Trained:
-    """What a finished training leaves: its record, its weights and whether it diverged."""
-
-    record: RunRecord
-    best: dict[str, Tensor] = field(default_factory=dict)
-    """Weights of the best validation, on the CPU."""
-    final: dict[str, Tensor] = field(default_factory=dict)
-    """Weights after the last step, on the CPU."""
-    diverged_at: int | None = None
 
 
 def check(run: Run, data: TaskData) -> None:
@@ -127,27 +112,11 @@ class _Training:
     ) -> None:
         self.runs, self.run, self.data, self.device = list(runs), runs[0], data, device
         self.program, self.ranks = Program(runs, device=device, compiled=compiled, ranks=ranks), ranks
-        replicas = self.program.replicas
-        self.trained = [
-            Trained(
-                RunRecord(
-                    run,
-                    replicas.state(at),
-                    device,
-                    layout_shapes=replicas.layout.shapes,
-                    replicas=len(runs),
-                    jobs=jobs,
-                )
-            )
-            for at, run in enumerate(runs)
-        ]
-        for run, one in zip(runs, self.trained, strict=True):
-            one.record.first_batch(data.stream(run, self.program.view).at(0))
-            one.record.engine = self.program.engine
+        self.trained = begin(self.program, jobs=jobs)
         self.logged = 0
         """Steps whose losses are in the records."""
         self.best_nll = [math.inf] * len(runs)
-        self.best_RP = replicas.master_RP.clone()
+        self.best_RP = self.program.weights_RP.clone()
         self.clock = _Clock(device)
 
     def finish(self, checkpoint: Checkpoint | None, on_step: Callable[[int], None]) -> list[Trained]:
@@ -217,51 +186,18 @@ class _Training:
                 self.best_RP[at].copy_(self.program.weights_RP[at])
 
     def _score(self, split: str, weights_RP: Tensor) -> dict[int, float]:
-        """Score a split, file the result as Evaluations of these weights; nll by replica."""
-        run, nll = self.run, {}
-        if not any(self._alive()):
-            return nll
-        self.ranks.check_equal(weights_RP, step=self.program.done)
-        scored = self.program.scores(split, weights_RP=weights_RP, items=split == "test")
-        on_cpu_RP = weights_RP.cpu()
-        for at, (one, scores) in enumerate(zip(self.trained, scored, strict=True)):
-            if one.diverged_at is not None:
-                continue
-            evaluation = Evaluation(
-                weights=weights_hash(self.program.replicas.state(at, on_cpu_RP)),
-                model=run.model,
-                task=run.task,
-                protocol=run.protocol,
-                split=split,
-                eval_seed=run.eval_seed,
-            )
-            one.record.scores(evaluation, self.program.done, scores)
-            nll[at] = scores.metrics["nll"][0]
-        return nll
+        if any(self._alive()):
+            self.ranks.check_equal(weights_RP, step=self.program.done)
+        return score(self.program, self.trained, split, weights_RP=weights_RP)
 
     def _test(self) -> None:
         """The test of the weights that each run reports, its weights, and its costs."""
-        run, replicas = self.run, self.program.replicas
-        finals_RP = self.program.weights_RP
-        if run.test:
-            self._score("test", self.best_RP if run.weights == "best" else finals_RP)
-        if not self.ranks.is_first:
-            return
-        speed = self._inference_speed()
-        for at, one in enumerate(self.trained):
-            if one.best or self.best_nll[at] < math.inf:
-                one.best = replicas.state(at, self.best_RP)
-            if one.diverged_at is None:
-                one.final = replicas.state(at, finals_RP)
-            one.record.close(self.data, inference_tokens_per_second=speed)
-
-    def _inference_speed(self) -> float:
-        """Of one replica by itself."""
-        run, model = self.run, seeded(self.run.model, init_seed=0)
-        model.load_state_dict(self.program.replicas.state(0))
-        model = (model.double() if run.dtype == "float64" else model).to(self.device)
-        one = run.replace(steps=1, batch_size=TIMED_EVALUATION_ROWS, epoch_windows=None, grad_accum=1)
-        return tokens_per_second(model, self.data.stream(one, self.program.view).at(0))
+        is_best = self.run.weights == "best"
+        if self.run.test:
+            self._score("test", self.best_RP if is_best else self.program.weights_RP)
+        if self.ranks.is_first:
+            has_best = [nll < math.inf for nll in self.best_nll]
+            close(self.program, self.trained, best_RP=self.best_RP, has_best=has_best)
 
     # ---------------------------------------------------------------- checkpoints
 
@@ -304,9 +240,3 @@ def _read(checkpoint: Checkpoint) -> tuple[dict[str, Tensor] | None, dict[str, A
         log.warning("%s; training starts anew", error)
         checkpoint.remove()
         return None, None
-
-
-def first_bad(losses_S: Tensor, offset: int) -> int | None:
-    """1-based step of the first loss that is NaN or infinite."""
-    bad = (~torch.isfinite(losses_S)).nonzero()
-    return int(bad[0]) + offset + 1 if len(bad) else None

@@ -1,0 +1,99 @@
+"""What a group's training leaves of each run: its record, its weights, its scores, whether it diverged.
+
+Legend: R replica, P parameter, S step.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lmbench.measure.score import tokens_per_second
+from lmbench.models.base import seeded
+from lmbench.run import Evaluation, Run
+from lmbench.training.program import Program
+from lmbench.training.record import RunRecord, weights_hash
+
+TIMED_EVALUATION_ROWS = 16  # sequences in the batch whose inference speed is recorded
+
+
+@dataclass
+class Trained:
+    """What a finished training leaves: its record, its weights and whether it diverged."""
+
+    record: RunRecord
+    best: dict[str, Tensor] = field(default_factory=dict)
+    """Weights of the best validation, on the CPU."""
+    final: dict[str, Tensor] = field(default_factory=dict)
+    """Weights after the last step, on the CPU."""
+    diverged_at: int | None = None
+
+
+def begin(program: Program, *, jobs: int) -> list[Trained]:
+    """Records of a program's runs before their first step."""
+    replicas, begun = program.replicas, []
+    for at, run in enumerate(program.runs):
+        record = RunRecord(
+            run,
+            replicas.state(at),
+            program.device,
+            layout_shapes=replicas.layout.shapes,
+            replicas=len(program.runs),
+            jobs=jobs,
+        )
+        record.first_batch(program.data.stream(run, program.view).at(0))
+        record.engine = program.engine
+        begun.append(Trained(record))
+    return begun
+
+
+def score(
+    program: Program, trained: Sequence[Trained], split: str, *, weights_RP: Tensor
+) -> dict[int, float]:
+    """Score a split, file the result as Evaluations of these weights; nll by replica alive."""
+    run, nll = program.run, {}
+    if all(one.diverged_at is not None for one in trained):
+        return nll
+    scored = program.scores(split, weights_RP=weights_RP, items=split == "test")
+    on_cpu_RP = weights_RP.cpu()
+    for at, (one, scores) in enumerate(zip(trained, scored, strict=True)):
+        if one.diverged_at is not None:
+            continue
+        evaluation = Evaluation(
+            weights=weights_hash(program.replicas.state(at, on_cpu_RP)),
+            model=run.model,
+            task=run.task,
+            protocol=run.protocol,
+            split=split,
+            eval_seed=run.eval_seed,
+        )
+        one.record.scores(evaluation, program.done, scores)
+        nll[at] = scores.metrics["nll"][0]
+    return nll
+
+
+def close(program: Program, trained: Sequence[Trained], *, best_RP: Tensor, has_best: Sequence[bool]) -> None:
+    """Weights and costs of each run, after its test."""
+    speed = _inference_speed(program)
+    for at, one in enumerate(trained):
+        if has_best[at]:
+            one.best = program.replicas.state(at, best_RP)
+        if one.diverged_at is None:
+            one.final = program.replicas.state(at, program.weights_RP)
+        one.record.close(program.data, inference_tokens_per_second=speed)
+
+
+def _inference_speed(program: Program) -> float:
+    """Of one replica by itself."""
+    run, model = program.run, seeded(program.run.model, init_seed=0)
+    model.load_state_dict(program.replicas.state(0))
+    model = (model.double() if run.dtype == "float64" else model).to(program.device)
+    one: Run = run.replace(steps=1, batch_size=TIMED_EVALUATION_ROWS, epoch_windows=None, grad_accum=1)
+    return tokens_per_second(model, program.data.stream(one, program.view).at(0))
+
+
+def first_bad(losses_S: Tensor, offset: int) -> int | None:
+    """1-based step of the first loss that is NaN or infinite."""
+    bad = (~torch.isfinite(losses_S)).nonzero()
+    return int(bad[0]) + offset + 1 if len(bad) else None
