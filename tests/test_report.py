@@ -204,7 +204,7 @@ def test_all_executed_notebooks_are_taken_where_no_folder_is_named(project, tmp_
 # ------------------------------------------------------------------ LaTeX
 
 
-def test_latex_inputs_every_table_and_includes_every_figure(folder, tmp_path):
+def test_latex_inputs_every_table_and_includes_every_figure(project, folder, tmp_path):
     write_executed(folder, "quick", title="Costs & losses_1")
     write_results(folder / "quick")
     report = build_report([folder], tmp_path / "out", format="latex")

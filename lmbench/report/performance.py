@@ -93,6 +93,12 @@ TARGETS = {
     "reading_runs": Target(
         title="reading the rows of 10,000 runs", says="at most 2 s", met=lambda result: result["ours"] <= 2
     ),
+    "two_gpus": Target(
+        title="training 86M parameters on two GPUs instead of one",
+        says="at least 1.8 times",
+        met=lambda result: result["ratio"] >= 1.8,
+        where="H200",
+    ),
     "notebook_start": Target(
         title="starting a smoke notebook", says="at most 4 s", met=lambda result: result["ours"] <= 4
     ),
