@@ -62,7 +62,7 @@ class Muon(OptimizerConfig):
     def rates(self, hyper: Rates, *, factor: Tensor, count: Tensor) -> Rates:
         rate = hyper["lr"] * factor
         return adam_rates(hyper, rate=hyper["adam_lr"] * factor, count=count) | {
-            "rate": rate,
+            "hidden_rate": rate,
             "momentum": hyper["momentum"],
             "hidden_keep": 1 - rate * hyper["weight_decay"],
         }
@@ -74,7 +74,7 @@ class Muon(OptimizerConfig):
         moved = torch.lerp(grads, mean, rates["momentum"]) if self.nesterov else mean
         if at:
             turned_RP = self._turn(moved.to(dtype), layout).to(params_RP.dtype)
-            params_RP[:, :at].mul_(rates["hidden_keep"]).sub_(turned_RP * rates["rate"])
+            params_RP[:, :at].mul_(rates["hidden_keep"]).sub_(turned_RP * rates["hidden_rate"])
         rest = {name: value[:, at:] for name, value in state.items()}
         adam_step(params_RP[:, at:], grads_RP[:, at:], rest, rates=rates, n_matrix=layout.n_matrix - at)
 

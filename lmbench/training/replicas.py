@@ -105,6 +105,10 @@ class Replicas:
         for name, leaf in self.leaves.items():
             grads[name] = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
             leaf.grad = None
+        if self.n == 1 and not add:  # views of a single row are dense: one call copies them all
+            places = self.layout.views(grads_RP)
+            torch._foreach_copy_([places[name][0] for name in grads], list(grads.values()))
+            return
         flat_RP = self.layout.join(grads, self.layout.segments, like=self.compute_RP)
         if add:
             grads_RP += flat_RP
