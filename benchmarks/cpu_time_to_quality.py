@@ -23,17 +23,21 @@ RECIPE: dict[str, Any] = {
     "model": "transformer_fast",
     "model.d_model": 128,
     "model.n_head": 4,
-    "model.n_layer": 3,
+    "model.n_layer": 2,
     "model.seq_len": 64,
     "model.dropout": 0.0,
     "batch_size": 12,
-    "steps": 400,
+    "steps": 540,
     "optimizer": "muon",
+    "optimizer.lr": 0.03,
+    "optimizer.adam_lr": 0.006,
+    "optimizer.weight_decay": 0.1,
     "schedule": "wsd",
     "schedule.warmup": 20,
+    "schedule.decay": 0.8,
     "dtype": "bfloat16",
 }
-SCORE_AT = range(340, 400, 20)  # and at the end
+SCORE_AT = range(480, 540, 20)  # and at the end
 COMPILED: bool | None = None  # whether our program is compiled; None leaves it to the engine
 BASELINE_SCORE_AT = range(1000, 2001, 50)
 QUICK: dict[str, Any] = {

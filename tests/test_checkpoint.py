@@ -258,6 +258,23 @@ def test_training_that_is_stopped_at_any_step_ends_in_the_same_bits(size, fields
         assert_same_bits(one, other)
 
 
+def test_the_best_weights_survive_although_they_are_no_longer_the_live_ones(task, folder):
+    # A rate that ruins the model after its first validation.
+    run = tiny_run(
+        task, steps=12, eval_every=1, optimizer=make("optimizer", "adam", lr=5.0), schedule="constant"
+    )
+    runs = [run, run.with_seed(1)]
+    whole = train_group(runs, device=CPU)
+    for one in whole:
+        valid = [r for r in one.record.rows if r["split"] == "valid" and r["metric"] == "nll"]
+        assert min(valid, key=lambda row: row["value"])["step"] < 8
+    made = Checkpoint(folder, ["a", "b"], every_seconds=0)
+    with pytest.raises(Killed):
+        train_group(runs, device=CPU, checkpoint=made, on_step=stop_after(10))
+    for one, other in zip(whole, train_group(runs, device=CPU, checkpoint=made), strict=True):
+        assert_same_bits(one, other)
+
+
 def test_a_replica_that_diverged_stays_diverged(task, folder):
     run = tiny_run(task, "linear", optimizer="adam", grad_clip=None, steps=60)
     runs = [run, run.replace(optimizer=run.optimizer.replace(lr=1e306))]

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lmbench.layers.cost import matmul
-from lmbench.layers.operator import operator
+from lmbench.layers.operator import fold, operator
 
 aten = torch.ops.aten
 # Measured on one core, 16 x 4 heads x 128 positions, forward and backward: forming the weights
@@ -125,21 +125,15 @@ def _differentiate(ctx, grad_mixed: Tensor, grad_lse: Tensor) -> tuple[Tensor, T
 _forward.autograd(_differentiate, _save)
 
 
-def _fold(x: Tensor, dim: int | None, replicas: int) -> Tensor:
-    """(R, B, ...) as (R B, ...); what all replicas share is repeated."""
-    x = x.unsqueeze(0).expand(replicas, *x.shape) if dim is None else x.movedim(dim, 0)
-    return x.flatten(0, 1)
-
-
 @_forward.vmap
 def _(info, in_dims, q: Tensor, k: Tensor, v: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     R = info.batch_size
-    outputs = _forward(*(_fold(x, dim, R) for x, dim in zip((q, k, v), in_dims, strict=True)))
+    outputs = _forward(*(fold(x, dim, R) for x, dim in zip((q, k, v), in_dims, strict=True)))
     return tuple(x.unflatten(0, (R, -1)) for x in outputs), (0, 0)
 
 
 @_backward.vmap
 def _(info, in_dims, *tensors: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     R = info.batch_size
-    grads = _backward(*(_fold(x, dim, R) for x, dim in zip(tensors, in_dims, strict=True)))
+    grads = _backward(*(fold(x, dim, R) for x, dim in zip(tensors, in_dims, strict=True)))
     return tuple(x.unflatten(0, (R, -1)) for x in grads), (0, 0, 0)

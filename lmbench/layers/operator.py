@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 NAMESPACE = "lmbench"
 
@@ -45,3 +46,9 @@ class Operator:
 def operator(schema: str) -> Callable[[Callable[..., Any]], Operator]:
     """Make an `Operator` of the decorated function."""
     return lambda implementation: Operator(schema, implementation)
+
+
+def fold(x: Tensor, dim: int | None, replicas: int) -> Tensor:
+    """(R, N, ...) as (R N, ...), for rules of vmap; what all replicas share (`dim` None) is repeated."""
+    x = x.unsqueeze(0).expand(replicas, *x.shape) if dim is None else x.movedim(dim, 0)
+    return x.flatten(0, 1)

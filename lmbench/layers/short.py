@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lmbench.layers.dropout import LEVELS
-from lmbench.layers.operator import operator
+from lmbench.layers.operator import fold, operator
 
 TILE = 64  # positions: one tile of 128 x 128 fills the registers, and took twice the time
 LONGEST = 2 * TILE
@@ -91,23 +91,17 @@ def _differentiate(ctx, grad: Tensor, grad_lse: Tensor) -> tuple[Tensor, None, N
 _forward.autograd(_differentiate, _save)
 
 
-def _fold(x: Tensor, dim: int | None, replicas: int) -> Tensor:
-    """(R, N, ...) as (R N, ...); what all replicas share is repeated."""
-    x = x.unsqueeze(0).expand(replicas, *x.shape) if dim is None else x.movedim(dim, 0)
-    return x.flatten(0, 1)
-
-
 @_forward.vmap
 def _(info, in_dims, qkv: Tensor, keys_R: Tensor, dropped: int) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     R = info.batch_size
-    outputs = _forward(_fold(qkv, in_dims[0], R), _fold(keys_R, in_dims[1], R), dropped)
+    outputs = _forward(fold(qkv, in_dims[0], R), fold(keys_R, in_dims[1], R), dropped)
     return tuple(x.unflatten(0, (R, -1)) for x in outputs), (0, 0)
 
 
 @_backward.vmap
 def _(info, in_dims, *inputs) -> tuple[Tensor, int]:
     R, (*tensors, dropped) = info.batch_size, inputs
-    folded = (_fold(x, dim, R) for x, dim in zip(tensors, in_dims, strict=False))
+    folded = (fold(x, dim, R) for x, dim in zip(tensors, in_dims, strict=False))
     return _backward(*folded, dropped).unflatten(0, (R, -1)), 0
 
 
