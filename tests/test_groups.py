@@ -307,6 +307,22 @@ def test_where_nothing_is_stacked_no_reason_is_given(task, monkeypatch, caplog):
     assert not caplog.records
 
 
+def test_on_a_gpu_a_group_is_what_fits_and_a_replica_is_measured_once(task, monkeypatch):
+    measured, run, gpu = [], tiny_run(task), torch.device("cuda")
+    monkeypatch.setattr(grouping, "_BYTES", {})
+    monkeypatch.setattr(grouping, "_replica_bytes", lambda one, device: measured.append(one) or 100)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 5000))
+    assert grouping.largest(run, 9, device=gpu) == 8
+    assert grouping.largest(run.with_seed(1), 7, device=gpu) == 7
+    assert len(measured) == 1
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (50, 5000))
+    assert grouping.largest(run, 9, device=gpu) == 1
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**6, 10**6))
+    assert grouping.largest(run, 999, device=gpu) == grouping.LARGEST
+    made = grouping.groups(by_digest([run.with_seed(s) for s in range(66)]), device=gpu)
+    assert [len(members) for members in made] == [64, 2]
+
+
 def test_only_long_groups_on_a_gpu_are_compiled(task):
     run, gpu = tiny_run(task), torch.device("cuda")
     long = run.replace(model=make("model", "transformer", vocab_size=65), steps=5000, batch_size=64)

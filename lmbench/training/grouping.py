@@ -21,6 +21,7 @@ USED = 0.85  # share of the free memory that a group may fill; the rest is for e
 # some 20 TFLOP/s of a captured graph of plain kernels is won back after about a minute.
 COMPILED_ABOVE = 2e15
 log = logging.getLogger(__name__)
+_BYTES: dict[tuple[str, str], int] = {}
 
 
 def key(run: Run) -> str:
@@ -72,16 +73,24 @@ def largest(run: Run, wanted: int, *, device: torch.device) -> int:
     """Replicas of a run that fit into a device's free memory, at most `wanted` and LARGEST."""
     if device.type != "cuda" or wanted == 1:
         return 1
-    free, _ = torch.cuda.mem_get_info(device)
+    kind = (key(run), str(device))
+    if kind not in _BYTES:  # groups are formed anew at each look at runs that another process holds
+        _BYTES[kind] = _replica_bytes(run, device)
+    each, (free, _) = _BYTES[kind], torch.cuda.mem_get_info(device)
+    fits = max(1, int(USED * free / max(each, 1)))
+    log.info("%s takes %.0f MB a replica, %d fit", run.model.name, each / 1e6, fits)
+    return min(wanted, LARGEST, fits)
+
+
+def _replica_bytes(run: Run, device: torch.device) -> int:
+    """Peak memory of one step of a run alone on a GPU."""
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     Program([run.replace(steps=1, schedule="constant")], device=device).advance(1)
     torch.cuda.synchronize(device)
     each = torch.cuda.max_memory_allocated(device) - before
     torch.cuda.empty_cache()
-    fits = max(1, int(USED * free / max(each, 1)))
-    log.info("%s takes %.0f MB a replica, %d fit", run.model.name, each / 1e6, fits)
-    return min(wanted, LARGEST, fits)
+    return each
 
 
 def is_compiled(run: Run, replicas: int, *, device: torch.device) -> bool:
