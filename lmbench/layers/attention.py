@@ -7,6 +7,7 @@ al. 2020 and Dehghani et al. 2023 (norm of queries and keys).
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -40,13 +41,27 @@ def attend(
         return fused_attention(q_BHTK, k_BHTK, v_BHTK)
     B, H, T, K = q_BHTK.shape
     if bias_HTT is None:
-        past_TT = torch.ones(T, T, dtype=torch.bool, device=q_BHTK.device).tril()
-        bias_HTT = torch.zeros(1, T, T, device=q_BHTK.device).masked_fill(~past_TT, -math.inf)
+        bias_HTT = _causal_bias(T, q_BHTK)
     bias_ATT = bias_HTT.to(q_BHTK.dtype).expand(B, H, T, T).flatten(0, 1)
     q_ATK, k_ATK, v_ATK = (x.flatten(0, 1) for x in (q_BHTK, k_BHTK, v_BHTK))
     scores_ATT = torch.baddbmm(bias_ATT, q_ATK, k_ATK.transpose(1, 2), alpha=K**-0.5)
     weights_ATT = dropout(torch.softmax(scores_ATT, dim=-1))
     return (weights_ATT @ v_ATK).unflatten(0, (B, H)).transpose(1, 2)
+
+
+def _causal_bias(n_positions: int, like: Tensor) -> Tensor:
+    """(1, T, T) zeros, -inf where the key is later than the query; on a CPU the same tensor each time."""
+    # Elsewhere it may be made while a graph is captured, whose memory nobody else may keep.
+    make = _cached_bias if like.device.type == "cpu" else _cached_bias.__wrapped__
+    return make(n_positions, like.device, like.dtype)
+
+
+@lru_cache(maxsize=8)
+def _cached_bias(n_positions: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    later_TT = torch.ones(n_positions, n_positions, dtype=torch.bool, device=device).triu(1)
+    return torch.zeros(1, n_positions, n_positions, dtype=dtype, device=device).masked_fill(
+        later_TT, -math.inf
+    )
 
 
 def attend_packed(qkv_BT3HK: Tensor, *, dropout: Dropout) -> Tensor:
