@@ -50,10 +50,13 @@ def recipe_run(recipe: Mapping[str, Any], task: Config, *, seed: int) -> Run:
 
 
 def program(runs: Sequence[Run], *, device: torch.device, compiled: bool | None = None) -> Any:
-    """The runs as one program of the engine; None leaves it to the engine whether it compiles."""
+    """The runs as one program of the engine; None compiles it where the engine would."""
+    from lmbench.training.grouping import is_compiled
     from lmbench.training.program import Program
 
-    return Program(runs, device=device, **({} if compiled is None else {"compiled": compiled}))
+    if compiled is None:
+        compiled = is_compiled(runs[0], len(runs), device=device)
+    return Program(runs, device=device, compiled=compiled)
 
 
 def valid_nll(program: Any) -> float:

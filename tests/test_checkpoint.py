@@ -148,11 +148,19 @@ def test_a_flipped_bit_of_the_rows_is_named_as_damage(written):
 def test_another_torch_or_format_is_refused(written, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(torch, "__version__", "9.9.9")
-        with pytest.raises(ValueError, match=r"was written by torch \S+ in format 1; here are 9.9.9 and 1"):
+        with pytest.raises(
+            ValueError, match=r"was written by torch \S+ in format 1 on ''; here are 9.9.9, 1 and"
+        ):
             written.read()
     monkeypatch.setattr(module, "FORMAT", 2)
-    with pytest.raises(ValueError, match="in format 1; here are .* and 2"):
+    with pytest.raises(ValueError, match="in format 1 on ''; here are .*, 2 and"):
         written.read()
+
+
+def test_another_device_is_refused_because_its_masks_differ(written, folder):
+    other = Checkpoint(folder, written.members, every_seconds=0, device="an accelerator")
+    with pytest.raises(ValueError, match="on ''; here are .* and 'an accelerator'"):
+        other.read()
 
 
 # ------------------------------------------------------------------ which groups go on

@@ -310,10 +310,11 @@ def test_where_nothing_is_stacked_no_reason_is_given(task, monkeypatch, caplog):
 def test_on_a_gpu_a_group_is_what_fits_and_a_replica_is_measured_once(task, monkeypatch):
     measured, run, gpu = [], tiny_run(task), torch.device("cuda")
     monkeypatch.setattr(grouping, "_BYTES", {})
-    monkeypatch.setattr(grouping, "_replica_bytes", lambda one, device: measured.append(one) or 100)
+    monkeypatch.setattr(grouping, "_replica_bytes", lambda one, device: measured.append(one) or (100, 40))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 5000))
     assert grouping.largest(run, 9, device=gpu) == 8
     assert grouping.largest(run.with_seed(1), 7, device=gpu) == 7
+    assert grouping.largest(run, 9, device=gpu, jobs=2) == 3  # (0.85 x 1000 / 2 - 40) / 100
     assert len(measured) == 1
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (50, 5000))
     assert grouping.largest(run, 9, device=gpu) == 1
@@ -331,7 +332,35 @@ def test_only_long_groups_on_a_gpu_are_compiled(task):
     assert not grouping.is_compiled(long, 64, device=CPU)
 
 
+def test_a_program_takes_no_more_steps_than_its_runs_have(task):
+    program = Program([tiny_run(task, steps=3)], device=CPU)
+    program.advance(2)
+    with pytest.raises(ValueError, match="2 steps after step 2 are more than the run's 3"):
+        program.advance(2)
+
+
 # ------------------------------------------------------------------ the store
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"group": 0}, "group = 0 is not accepted: at least 1"),
+        ({"jobs": -1}, "jobs = -1 is not accepted: at least 1"),
+        ({"checkpoint_seconds": -0.5}, "checkpoint_seconds = -0.5 is not accepted: at least 0"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused(task, tmp_path, how, said):
+    with pytest.raises(ValueError, match=said):
+        run_all([tiny_run(task)], store=Store(tmp_path), device="cpu", progress=False, **how)
+
+
+def test_a_run_that_cannot_be_is_refused_before_another_is_trained(task, tmp_path):
+    good = tiny_run(task, steps=2)
+    bad = good.replace(model=good.model.replace(vocab_size=7))
+    with pytest.raises(ValueError, match="model.vocab_size = 7"):
+        run_all([good, bad], store=Store(tmp_path), device="cpu", progress=False)
+    assert Store(tmp_path).digests() == []
 
 
 def untimed(frame):

@@ -19,6 +19,7 @@ from lmbench.measure.score import (
     summed_loss,
     target_scores,
     tokens_per_second,
+    true_float32,
 )
 from lmbench.models.base import LanguageModel, Output, seeded
 from lmbench.records import no_items
@@ -337,3 +338,17 @@ def test_inference_speed_is_scored_positions_over_the_median_second(data, monkey
     model.train()
     assert tokens_per_second(model, batch, repeats=3) == 2 * SEQ_LEN / 2
     assert model.training
+
+
+def test_true_float32_leaves_the_settings_as_they_were():
+    torch.set_float32_matmul_precision("high")
+    try:
+        before = torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32
+        with true_float32():
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert not torch.backends.cudnn.allow_tf32
+            assert torch.backends.cudnn.enabled == before[0]
+        assert torch.get_float32_matmul_precision() == "high"
+        assert (torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32) == before
+    finally:
+        torch.set_float32_matmul_precision("highest")

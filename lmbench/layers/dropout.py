@@ -41,7 +41,7 @@ class Dropout(nn.Module):
         """x of any shape, in its dtype."""
         if not self.is_active:
             return x
-        if x.device.type == "cuda" and not torch.compiler.is_compiling():
+        if x.device.type == "cuda" and x.dtype != torch.float64 and not torch.compiler.is_compiling():
             return _drop(x.contiguous(), self.key.view(1), self.dropped)
         kept = keep_mask(self.key, list(x.shape), self.dropped)
         return x * kept.to(x.dtype) * (LEVELS / (LEVELS - self.dropped))
@@ -134,7 +134,8 @@ def _drop(x: Tensor, keys_R: Tensor, dropped: int) -> Tensor:
     out, per_replica = torch.empty_like(x), x.numel() // len(keys_R)
     grid = (-(-per_replica // DROP_BLOCK), len(keys_R))
     grow = LEVELS / (LEVELS - dropped)
-    dropout_kernel.drop[grid](x, out, keys_R, per_replica, dropped, grow, BLOCK=DROP_BLOCK)
+    with torch.cuda.device(x.device):  # Triton launches on the current one
+        dropout_kernel.drop[grid](x, out, keys_R, per_replica, dropped, grow, BLOCK=DROP_BLOCK)
     return out
 
 

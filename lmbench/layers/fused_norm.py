@@ -17,7 +17,8 @@ ELEMENTS = 4096  # of each instance of the kernel
 
 def is_fused(x: Tensor) -> bool:
     """Whether `norm_and_turn` takes x and would be faster than plain operations."""
-    return x.device.type == "cuda" and not torch.compiler.is_compiling() and x.shape[-1] <= ELEMENTS
+    is_known = x.device.type == "cuda" and x.dtype in (torch.bfloat16, torch.float32)
+    return is_known and x.shape[-1] <= ELEMENTS and not torch.compiler.is_compiling()
 
 
 def norm_and_turn(
@@ -77,10 +78,11 @@ def _launch(
     (T, P, K), n_rows = x.shape[-3:], x.numel() // x.shape[-1]
     padded = 1 << (K - 1).bit_length()
     rows = max(1, ELEMENTS // padded)
-    kernel[(-(-n_rows // rows),)](
-        x, *others, cos, sin, n_rows, P, T, x.stride(-3), x.stride(-2), eps,
-        WIDTH=K, PADDED=padded, ROWS=rows, NORM=normed, TURN=cos.numel() > 0, num_warps=4,
-    )  # fmt: skip
+    with torch.cuda.device(x.device):  # Triton launches on the current one
+        kernel[(-(-n_rows // rows),)](
+            x, *others, cos, sin, n_rows, P, T, x.stride(-3), x.stride(-2), eps,
+            WIDTH=K, PADDED=padded, ROWS=rows, NORM=normed, TURN=cos.numel() > 0, num_warps=4,
+        )  # fmt: skip
 
 
 def _save(ctx, inputs, output: Tensor) -> None:

@@ -76,7 +76,8 @@ def _launch(kernel, tensors: tuple[Tensor, ...], keys_R: Tensor, dropped: int) -
     block = min(TILE, max(16, 1 << (T - 1).bit_length()))
     numbers = (N // len(keys_R), T, H, K**-0.5, dropped, LEVELS / (LEVELS - dropped))
     shape = {"K": K, "BLOCK": block, "BLOCKS": -(-T // block), "DROPS": dropped > 0}
-    kernel[(N * H,)](*tensors, keys_R, *numbers, **shape, num_warps=4)
+    with torch.cuda.device(keys_R.device):  # Triton launches on the current one
+        kernel[(N * H,)](*tensors, keys_R, *numbers, **shape, num_warps=4)
 
 
 def _save(ctx, inputs, output: tuple[Tensor, Tensor]) -> None:

@@ -8,7 +8,7 @@ Legend: R model, B batch, T position, V vocabulary, N target.
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -100,13 +100,21 @@ def score_split(
             kept.append((batch.targets_BT != IGNORE).flatten())
             Progress.beat()
     # One transfer at the end: a copy per batch would wait for the device each time.
-    nll_RN, correct_RN = torch.cat(parts, dim=2)[..., torch.cat(kept)].double().cpu().numpy()
+    nll_RN, correct_RN = torch.cat(parts, dim=2)[..., torch.cat(kept)].cpu().double().numpy()
     return nll_RN, correct_RN
 
 
-def true_float32() -> contextlib.AbstractContextManager[None]:
-    """cuDNN's convolutions use TF32 unless told not to; here float32 means float32."""
-    return torch.backends.cudnn.flags(allow_tf32=False)
+@contextlib.contextmanager
+def true_float32() -> Iterator[None]:
+    """float32 means float32 inside: products and convolutions use no TensorFloat-32, whatever was set."""
+    matmul, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = cudnn
 
 
 def tokens_per_second(model: LanguageModel, batch: Batch, *, repeats: int = 5) -> float:
@@ -119,7 +127,7 @@ def tokens_per_second(model: LanguageModel, batch: Batch, *, repeats: int = 5) -
             readout = readout_of(batch.tokens_BT, batch.targets_BT)
             logits_BTV = model(batch.tokens_BT, batch.context_BK, readout=readout).logits_BTV
             if logits_BTV.is_cuda:
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(logits_BTV.device)
             seconds.append(time.perf_counter() - start)
     model.train(was_training)
     return batch.targets_BT.numel() / float(np.median(seconds[1:]))

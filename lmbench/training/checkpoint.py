@@ -35,10 +35,14 @@ class Checkpoint:
         folder: `checkpoints` of the store.
         members: digests of the group's runs, in the order of its replicas.
         every_seconds: between two of them; 0 writes one after each step.
+        device: name of the hardware; on another one, whose dropout masks and seconds differ, the
+            group does not go on but starts anew.
     """
 
-    def __init__(self, folder: Path, members: Sequence[str], *, every_seconds: float) -> None:
-        self.members, self.every_seconds = list(members), every_seconds
+    def __init__(
+        self, folder: Path, members: Sequence[str], *, every_seconds: float, device: str = ""
+    ) -> None:
+        self.members, self.every_seconds, self.device = list(members), every_seconds, device
         name = hashlib.sha256("\n".join(self.members).encode()).hexdigest()[:16]
         self.folder = folder / name
         self._last = time.monotonic()
@@ -56,7 +60,8 @@ class Checkpoint:
         """
         held = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
         text = json.dumps(rest)
-        header = {"format": FORMAT, "torch": torch.__version__, "rest": text, "sha256": _checksum(held, text)}
+        header = {"format": FORMAT, "torch": torch.__version__, "device": self.device}
+        header |= {"rest": text, "sha256": _checksum(held, text)}
         self.name_members()
         write_atomically(self.folder / STATE, save(held, metadata={"lmbench": json.dumps(header)}))
         self._last = time.monotonic()
@@ -80,7 +85,7 @@ class Checkpoint:
         """What was written last, or None where there is none.
 
         Raises:
-            ValueError: the file is damaged, or of another format or torch.
+            ValueError: the file is damaged, or of another format, torch or device.
         """
         path = self.folder / STATE
         if not path.is_file():
@@ -89,13 +94,14 @@ class Checkpoint:
             with safe_open(path, framework="pt") as file:
                 header = json.loads(file.metadata()["lmbench"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            number, version, text, sha256 = (header[name] for name in ("format", "torch", "rest", "sha256"))
+            made_by = header["format"], header["torch"], header["device"]
+            text, sha256 = header["rest"], header["sha256"]
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"checkpoint {path} cannot be read ({error})") from None
-        if number != FORMAT or version != torch.__version__:
+        if made_by != (FORMAT, torch.__version__, self.device):
             raise ValueError(
-                f"checkpoint {path} was written by torch {version} in format {number}; "
-                f"here are {torch.__version__} and {FORMAT}"
+                f"checkpoint {path} was written by torch {made_by[1]} in format {made_by[0]} on "
+                f"{made_by[2]!r}; here are {torch.__version__}, {FORMAT} and {self.device!r}"
             )
         if sha256 != _checksum(tensors, text):
             raise ValueError(f"checkpoint {path} is damaged: its content differs from its sha256")

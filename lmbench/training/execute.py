@@ -26,6 +26,7 @@ from lmbench.training.checkpoint import interrupted
 from lmbench.training.distributed import ALONE, Ranks
 from lmbench.training.filing import CHECKPOINT_SECONDS, KEEP_WEIGHTS_MB, Heartbeat, How, train_into
 from lmbench.training.grouping import groups
+from lmbench.training.loop import check
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +86,11 @@ def run_all(
             other; they must all see the store.
 
     Raises:
-        ValueError: a run whose parts do not fit, or one that a read-only store lacks.
+        ValueError: a run whose parts do not fit, one that a read-only store lacks, or a number below
+            the least that makes sense; nothing has been trained then.
     """
+    _at_least(1, jobs=jobs, group=1 if group is None else group)
+    _at_least(0, checkpoint_seconds=checkpoint_seconds)
     if not ranks.is_alone and jobs > 1:
         raise ValueError(
             f"jobs = {jobs} is not accepted under torchrun, whose processes train one run at a time"
@@ -98,11 +102,19 @@ def run_all(
             f"the reference results {store.root} lack {len(missing)} of {len(wanted)} runs, first "
             f"{missing[0]} ({wanted[missing[0]].model.name}); run with store=local to train them"
         )
+    for digest in missing:  # before anything is trained: a run that cannot be must not cost the others
+        check(wanted[digest], load_task(wanted[digest].task))
     if missing:
         how = How(resolve_device(device), keep_weights_mb, checkpoint_seconds, jobs=jobs, ranks=ranks)
         _train_missing(wanted, {d: wanted[d] for d in missing}, store, how, group, progress)
         ranks.first(lambda: str(store.write_index()))
     return store.frame([run.digest for run in runs])
+
+
+def _at_least(least: int, **numbers: float) -> None:
+    for name, value in numbers.items():
+        if value < least:
+            raise ValueError(f"{name} = {value} is not accepted: at least {least}")
 
 
 def _train_missing(
@@ -115,7 +127,7 @@ def _train_missing(
         while todo:
             before = len(todo)
             kept = interrupted(store.checkpoints, wanted, store.has) if alone else ()
-            digests = groups(todo, device=how.device, size=group if alone else 1, kept=kept)
+            digests = groups(todo, device=how.device, size=group if alone else 1, jobs=how.jobs, kept=kept)
             made = [[wanted[digest] for digest in members] for members in digests]
             if how.jobs > 1 and len(made) > 1:
                 _pass_parallel(made, todo, store, how, bar, total)

@@ -21,10 +21,10 @@ from lmbench.run import Run
 from lmbench.store import Store
 from lmbench.training.checkpoint import Checkpoint
 from lmbench.training.distributed import ALONE, Ranks
-from lmbench.training.grouping import is_compiled
+from lmbench.training.grouping import free_memory, is_compiled
 from lmbench.training.loop import train_group
 from lmbench.training.outcome import Trained
-from lmbench.training.record import weights_hash
+from lmbench.training.record import device_name, weights_hash
 
 KEEP_WEIGHTS_MB = 64.0  # larger weights are not kept unless asked for
 CHECKPOINT_SECONDS = 60.0  # what a killed process loses at most
@@ -102,18 +102,24 @@ def _train_and_file(
             on_step=on_step,
             ranks=how.ranks,
         )
-    except torch.OutOfMemoryError:
-        if len(runs) == 1:
+    except RuntimeError as error:
+        if len(runs) == 1 or not is_out_of_memory(error):
             raise
         trained = None  # outside of the handler the traceback no longer holds the group's memory
+    free_memory(how.device)
     if trained is None:
         log.warning("%d runs side by side do not fit into memory; trying halves", len(runs))
-        torch.cuda.empty_cache()
         checkpoint.remove()
         for half in (runs[: len(runs) // 2], runs[len(runs) // 2 :]):
             _train_and_file(half, folders, store, how, on_step)
         return
     how.ranks.first(lambda: _file(trained, folders, store, how))
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU ran out of memory, whichever of torch's libraries says so."""
+    said = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "alloc_failed" in said
 
 
 def _file(trained: Sequence[Trained], folders: Mapping[str, Path | None], store: Store, how: How) -> None:
@@ -139,7 +145,9 @@ def _file(trained: Sequence[Trained], folders: Mapping[str, Path | None], store:
 
 def _checkpoint(runs: Sequence[Run], store: Store, how: How) -> Checkpoint:
     digests = [run.digest for run in runs]
-    return Checkpoint(store.checkpoints, digests, every_seconds=how.checkpoint_seconds)
+    return Checkpoint(
+        store.checkpoints, digests, every_seconds=how.checkpoint_seconds, device=device_name(how.device)
+    )
 
 
 def save_weights(trained: Trained, folder: Path, keep_mb: float) -> None:

@@ -5,12 +5,14 @@ grouping is a matter of speed: on a GPU a stack of small models costs little mor
 a CPU it gains nothing, and runs are trained one at a time unless asked otherwise.
 """
 
+import gc
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import torch
 
+from lmbench.config import digest_of
 from lmbench.measure.flops import train_flops
 from lmbench.run import Run
 from lmbench.training.program import Program
@@ -26,10 +28,12 @@ _BYTES: dict[tuple[str, str], int] = {}
 
 def key(run: Run) -> str:
     """Equal for runs that one program can train side by side."""
-    optimizer = run.optimizer
-    fields = type(optimizer).model_fields
-    plain = optimizer.replace(**{name: fields[name].default for name in optimizer.scalars()})
-    return run.replace(optimizer=plain, init_seed=0, data_seed=0, dropout_seed=0).digest
+    shape = run.canonical()
+    for name in ("init_seed", "data_seed", "dropout_seed"):
+        shape.pop(name, None)
+    scalars = sorted(run.optimizer.scalars())
+    shape["optimizer"] = {k: v for k, v in shape["optimizer"].items() if k not in scalars}
+    return digest_of([shape, scalars])
 
 
 def alone(run: Run) -> str:
@@ -43,6 +47,7 @@ def groups(
     *,
     device: torch.device,
     size: int | None = None,
+    jobs: int = 1,
     kept: Sequence[Sequence[str]] = (),
 ) -> list[list[str]]:
     """Digests in groups, in the order of their first member.
@@ -50,6 +55,7 @@ def groups(
     Args:
         runs: by digest.
         size: most replicas of a group; None is 1 on a CPU, and what fits into memory on a GPU.
+        jobs: programs that will share a GPU's memory.
         kept: groups that were interrupted and go on with their membership.
     """
     made = [list(members) for members in kept]
@@ -64,33 +70,56 @@ def groups(
             log.info("run %s (%s) is trained alone: %s", digest, run.model.name, reason)
         alike[digest if reason else key(run)].append(digest)
     for members in alike.values():
-        most = largest(runs[members[0]], len(members), device=device) if size is None else size
+        most = size or largest(runs[members[0]], len(members), device=device, jobs=jobs)
         made += [members[at : at + most] for at in range(0, len(members), most)]
     return made
 
 
-def largest(run: Run, wanted: int, *, device: torch.device) -> int:
-    """Replicas of a run that fit into a device's free memory, at most `wanted` and LARGEST."""
+def largest(run: Run, wanted: int, *, device: torch.device, jobs: int = 1) -> int:
+    """Replicas of a run that fit into a device's free memory, at most `wanted` and LARGEST.
+
+    Args:
+        jobs: programs that will share the memory.
+    """
     if device.type != "cuda" or wanted == 1:
         return 1
     kind = (key(run), str(device))
     if kind not in _BYTES:  # groups are formed anew at each look at runs that another process holds
         _BYTES[kind] = _replica_bytes(run, device)
-    each, (free, _) = _BYTES[kind], torch.cuda.mem_get_info(device)
-    fits = max(1, int(USED * free / max(each, 1)))
-    log.info("%s takes %.0f MB a replica, %d fit", run.model.name, each / 1e6, fits)
+    (each, scoring), (free, _) = _BYTES[kind], torch.cuda.mem_get_info(device)
+    fits = max(1, int((USED * free / jobs - scoring) / max(each, 1)))
+    log.info(
+        "%s takes %.0f MB a replica and %.0f MB to score, %d fit",
+        run.model.name,
+        each / 1e6,
+        scoring / 1e6,
+        fits,
+    )
     return min(wanted, LARGEST, fits)
 
 
-def _replica_bytes(run: Run, device: torch.device) -> int:
-    """Peak memory of one step of a run alone on a GPU."""
+def _replica_bytes(run: Run, device: torch.device) -> tuple[int, int]:
+    """Peak bytes of a training step of a run alone, and of scoring, whose batches shrink as R grows."""
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    Program([run.replace(steps=1, schedule="constant")], device=device).advance(1)
+    program = Program([run.replace(steps=1, schedule="constant")], device=device)
+    program.advance(1)
     torch.cuda.synchronize(device)
     each = torch.cuda.max_memory_allocated(device) - before
-    torch.cuda.empty_cache()
-    return each
+    held = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    program.scores("valid")
+    scoring = torch.cuda.max_memory_allocated(device) - held
+    del program
+    free_memory(device)
+    return each, scoring
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what finished programs held: they and their graphs refer to each other."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def is_compiled(run: Run, replicas: int, *, device: torch.device) -> bool:

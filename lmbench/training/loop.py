@@ -22,7 +22,7 @@ from lmbench.tasks.base import TaskData, load_task
 from lmbench.training.checkpoint import Checkpoint
 from lmbench.training.distributed import ALONE, Ranks
 from lmbench.training.outcome import Trained, begin, close, first_bad, score
-from lmbench.training.program import Program
+from lmbench.training.program import BLOCK, Program
 from lmbench.training.record import reset_peak_memory
 
 LOG_POINTS = 50  # training-loss rows per run: enough for a curve, few enough to store thousands of runs
@@ -141,10 +141,8 @@ class _Training:
         return min([run.steps] + [done - done % n + n for n in every])
 
     def _advance(self, until: int, checkpoint: Checkpoint | None, on_step: Callable[[int], None]) -> None:
-        # On a GPU steps are only queued: looking at each would wait for it.
-        at_once = 1 if self.device.type == "cpu" else until - self.program.done
         while self.program.done < until:
-            self.program.advance(at_once)
+            self.program.advance(self._at_once(until))
             on_step(self.program.done)
             if checkpoint is not None and self.program.done < until and checkpoint.is_due:
                 self.clock.pause()
@@ -155,6 +153,11 @@ class _Training:
             self.clock.pause()
             self._save(checkpoint)
             self.clock.resume()
+
+    def _at_once(self, until: int) -> int:
+        """Steps to take before looking up: on a GPU they are only queued, and looking waits for them."""
+        done = self.program.done
+        return 1 if self.device.type == "cpu" else min(until - done, BLOCK - done % BLOCK)
 
     def _look(self) -> None:
         """Read the losses since the last look, and validate where it is time."""

@@ -19,8 +19,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from lmbench.training.adam import adam_rates, adam_step
 from lmbench.training.layout import Layout
-from lmbench.training.optimizer import OptimizerConfig, Rates, adam_rates, adam_step, n_elements
+from lmbench.training.optimizer import OptimizerConfig, Rates, n_elements, rates_like
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 SMALLEST_NORM = 1e-7  # below it a matrix of gradients is taken for zero, not blown up
@@ -68,13 +69,13 @@ class Muon(OptimizerConfig):
         }
 
     def update(self, params_RP, grads_RP, state, *, rates, layout, dtype) -> None:
-        at = layout.n_hidden
+        at, like = layout.n_hidden, rates_like(rates, params_RP)
         grads, mean = grads_RP[:, :at], state["mean"][:, :at]
-        mean.lerp_(grads, 1 - rates["momentum"])
-        moved = torch.lerp(grads, mean, rates["momentum"]) if self.nesterov else mean
+        mean.lerp_(grads, 1 - like["momentum"])
+        moved = torch.lerp(grads, mean, like["momentum"]) if self.nesterov else mean
         if at:
             turned_RP = self._turn(moved.to(dtype), layout).to(params_RP.dtype)
-            params_RP[:, :at].mul_(rates["hidden_keep"]).sub_(turned_RP * rates["hidden_rate"])
+            params_RP[:, :at].mul_(like["hidden_keep"]).sub_(turned_RP * like["hidden_rate"])
         rest = {name: value[:, at:] for name, value in state.items()}
         adam_step(params_RP[:, at:], grads_RP[:, at:], rest, rates=rates, n_matrix=layout.n_matrix - at)
 

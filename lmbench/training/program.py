@@ -23,6 +23,7 @@ from lmbench.training.capture import Captured, CapturedScorer
 from lmbench.training.distributed import ALONE, Ranks
 from lmbench.training.replicas import Replicas
 
+COMPILED_SHAPES = 4096
 BLOCK = 256  # steps whose draws travel to the device at once
 MAX_EVAL_TOKENS = 1 << 19  # over all replicas, on a GPU
 MAX_EVAL_LOGITS = 1 << 28  # the same, times vocabulary: 1 GiB of float32
@@ -47,7 +48,13 @@ class Program:
         self.data = load_task(run.task)
         self.view = _view(run, R, device)
         self.streams = [self.data.stream(one, self.view) for one in runs]
-        self.replicas = Replicas(run.model, [one.init_seed for one in runs], dtype=run.dtype, device=device)
+        self.replicas = Replicas(
+            run.model,
+            [one.init_seed for one in runs],
+            dtype=run.dtype,
+            device=device,
+            parts=run.grad_accum,
+        )
         self._allocate()
         self._update = self._compile(self._apply)
         self._numbers = self._compile(self._rates)
@@ -62,7 +69,15 @@ class Program:
         """Steps taken."""
 
     def _compile(self, function):
-        return torch.compile(function, dynamic=False) if self.compiled else function
+        if not self.compiled:
+            return function
+        import torch._dynamo
+
+        # One compilation for each shape, and a process may train many; past its limit torch would go on
+        # uncompiled, and the record would not be true.
+        torch._dynamo.config.recompile_limit = COMPILED_SHAPES
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
+        return torch.compile(function, dynamic=False)
 
     def _allocate(self) -> None:
         run, R, master_RP = self.run, len(self.runs), self.replicas.master_RP
@@ -81,14 +96,21 @@ class Program:
         self.state = run.optimizer.state(master_RP)
         self.ema_RP = None if run.ema is None else master_RP.clone()
         self.block: dict[str, Tensor] = {}
+        self._is_stale = True  # the block holds the draws of other steps
 
     # ---------------------------------------------------------------- training
 
     def advance(self, steps: int) -> None:
-        """Take `steps` optimizer steps; on a GPU this returns before they are finished."""
+        """Take `steps` optimizer steps; on a GPU this returns before they are finished.
+
+        Raises:
+            ValueError: more steps than the runs have left.
+        """
+        if self.done + steps > self.run.steps:
+            raise ValueError(f"{steps} steps after step {self.done} are more than the run's {self.run.steps}")
         with true_float32():
             for _ in range(steps):
-                if self.done % BLOCK == 0 or not self.block:
+                if self.done % BLOCK == 0 or self._is_stale:
                     self._refill()
                 self._step()
                 self.done += 1
@@ -111,6 +133,7 @@ class Program:
                 shape = (min(BLOCK, self.run.steps), *value.shape[1:])
                 self.block[name] = torch.zeros(shape, dtype=torch.from_numpy(value).dtype, device=self.device)
             self.block[name][:count].copy_(torch.from_numpy(value))
+        self._is_stale = False
 
     def _one_step(self) -> None:
         run = self.run
@@ -132,13 +155,12 @@ class Program:
         self._update(self._numbers())
 
     def _rates(self) -> dict[str, Tensor]:
-        """The optimizer's numbers of this step, in the dtype of the parameters."""
-        rates = self.run.optimizer.rates(
+        """The optimizer's numbers of this step, in float64 where there is such."""
+        return self.run.optimizer.rates(
             self.hyper,
             factor=self.factor_S.index_select(0, self.count),
             count=(self.count + 1).to(self.factor_S.dtype),
         )
-        return {name: value.to(self.grads_RP.dtype) for name, value in rates.items()}
 
     @torch.no_grad()
     def _apply(self, rates: dict[str, Tensor]) -> None:
@@ -188,7 +210,7 @@ class Program:
         self.ranks.spread_(held.values())
         self.replicas.refresh()
         self.count.fill_(done)
-        self.done, self.block = done, {}
+        self.done, self._is_stale = done, True
 
     # ---------------------------------------------------------------- scoring
 

@@ -16,7 +16,7 @@ from torch.func import functional_call, vmap
 
 from lmbench.layers.dropout import dropout_sites
 from lmbench.measure.score import readout_of, summed_loss
-from lmbench.models.base import ModelConfig, seeded
+from lmbench.models.base import ModelConfig, Output, seeded
 from lmbench.tasks.base import Batch
 from lmbench.training.layout import Layout
 
@@ -26,15 +26,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 class OnePass(nn.Module):
     """A training pass of the plain module as a module itself, for what wraps modules."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, parts: int) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.parts = model, parts
 
     def forward(
         self, tokens_BT: Tensor, targets_BT: Tensor, n_targets: Tensor, context_BK: Tensor | None
     ) -> Tensor:
         """The loss, a scalar; see `Replicas.losses`."""
-        return _loss(self.model, tokens_BT, targets_BT, n_targets, context_BK)
+        return _loss(self.model, tokens_BT, targets_BT, n_targets, context_BK, parts=self.parts)
 
 
 class Replicas:
@@ -43,12 +43,19 @@ class Replicas:
     Args:
         init_seeds: one for each replica; each starts as it would alone.
         dtype: of the passes, "float32", "bfloat16" or "float64".
+        parts: passes whose losses add up to that of a step.
     """
 
     def __init__(
-        self, config: ModelConfig, init_seeds: Sequence[int], *, dtype: str, device: torch.device
+        self,
+        config: ModelConfig,
+        init_seeds: Sequence[int],
+        *,
+        dtype: str,
+        device: torch.device,
+        parts: int = 1,
     ) -> None:
-        self.n, self.device = len(init_seeds), device
+        self.n, self.device, self.parts = len(init_seeds), device, parts
         models = [seeded(config, init_seed=seed) for seed in init_seeds]
         self.module = models[0].double() if dtype == "float64" else models[0]
         self.layout = Layout.of(self.module)
@@ -64,7 +71,7 @@ class Replicas:
         self.sites = dropout_sites(self.module)
         self.keys_RD = torch.zeros(self.n, len(self.sites), dtype=torch.int64, device=device)
         self.leaves = self._leaves()
-        self.one_pass: nn.Module = OnePass(self.module)
+        self.one_pass: nn.Module = OnePass(self.module, parts=parts)
         """What a lone replica trains with; several processes put their shared one in its place."""
 
     def _leaves(self) -> dict[str, Tensor]:
@@ -97,7 +104,10 @@ class Replicas:
         )
 
     def _loss_of(self, state: dict[str, Tensor], *batch: Tensor | None) -> Tensor:
-        return _loss(lambda *inputs, **how: functional_call(self.module, state, inputs, how), *batch)
+        def model(*inputs: Tensor | None, **how: str) -> Output:
+            return functional_call(self.module, state, inputs, how)
+
+        return _loss(model, *batch, parts=self.parts)
 
     def collect(self, grads_RP: Tensor, *, add: bool) -> None:
         """Move the gradients of the leaves into the flat buffer, over what it holds or on top of it."""
@@ -144,16 +154,10 @@ class Replicas:
         return self.layout.state((self.master_RP if weights_RP is None else weights_RP)[replica])
 
 
-def _loss(model, tokens_BT, targets_BT, n_targets, context_BK) -> Tensor:
+def _loss(model, tokens_BT, targets_BT, n_targets, context_BK, *, parts: int) -> Tensor:
     output = model(tokens_BT, context_BK, readout=readout_of(tokens_BT, targets_BT))
     loss = summed_loss(output.logits_BTV, targets_BT) / n_targets
-    return loss if output.aux_loss is None else loss + output.aux_loss
-
-
-def _loss(model, tokens_BT, targets_BT, n_targets, context_BK) -> Tensor:
-    output = model(tokens_BT, context_BK, readout=readout_of(tokens_BT, targets_BT))
-    loss = summed_loss(output.logits_BTV, targets_BT) / n_targets
-    return loss if output.aux_loss is None else loss + output.aux_loss
+    return loss if output.aux_loss is None else loss + output.aux_loss / parts
 
 
 def _parent(module: nn.Module, name: str) -> nn.Module:

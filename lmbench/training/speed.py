@@ -13,6 +13,7 @@ import torch
 from lmbench.records import ROW_COLUMNS, Records, no_items
 from lmbench.run import Run, Speed
 from lmbench.store import Store
+from lmbench.training.grouping import is_compiled
 from lmbench.training.program import Program
 from lmbench.training.record import describe, device_name, environment
 
@@ -59,7 +60,7 @@ def _measure(asked: Speed, store: Store, device: torch.device) -> None:
 
 def _time_steps(run: Run, device: torch.device) -> float:
     """Train a few steps for their time alone."""
-    program, seconds = Program([run], device=device), []
+    program, seconds = Program([run], device=device, compiled=is_compiled(run, 1, device=device)), []
     for _ in range(run.steps):
         start = time.perf_counter()
         program.advance(1)
