@@ -42,6 +42,7 @@ th { vertical-align: bottom; font-weight: 600; border-bottom: 1px solid var(--in
 tbody th { border-bottom: 0; }
 th:first-child, td:first-child { text-align: left; }
 td.name, th.name { text-align: left; }
+td.words { white-space: normal; }
 tr.best td { font-weight: 600; }
 tr.reference td { color: var(--dim); font-style: italic; }
 tr.first td { border-top: 1px solid var(--line); }
@@ -153,10 +154,10 @@ def _result(table: pd.DataFrame) -> str:
 
 
 def _words(table: pd.DataFrame, *, caption: str) -> str:
-    """A table of texts, all to the left."""
+    """A table of texts, all to the left, which break where the screen is narrow."""
     head = "".join(f'<th scope="col" class="name">{escape(name)}</th>' for name in table.columns)
     rows = "".join(
-        "<tr>" + "".join(f'<td class="name">{escape(value)}</td>' for value in row) + "</tr>\n"
+        "<tr>" + "".join(f'<td class="name words">{escape(value)}</td>' for value in row) + "</tr>\n"
         for row in table.itertuples(index=False)
     )
     return _table(head, rows, escape(caption))

@@ -136,7 +136,6 @@ def _row(result: Result) -> dict[str, str]:
     verdict = ("no", "yes")[target.met(result)] if target.says else ""
     return {
         "what": target.title,
-        "device": result["device"],
         "lmbench": _figures(result["ours"]),
         "baseline": bound + _figures(result["baseline"]),
         "unit": result["unit"],
@@ -144,6 +143,7 @@ def _row(result: Result) -> dict[str, str]:
         "repeats": str(result["repeats"]),
         "target": target.says,
         "met": NOT_ASKED if target.says and target.where not in result["device"] else verdict,
+        "device": result["device"],
     }
 
 

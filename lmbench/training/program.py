@@ -16,17 +16,16 @@ import torch
 from torch import Tensor
 
 from lmbench.layers.dropout import dropout_keys
-from lmbench.measure.score import score_split, target_scores, true_float32
+from lmbench.measure.score import true_float32
 from lmbench.run import Run
-from lmbench.tasks.base import IGNORE, Batch, Scores, View, load_task
-from lmbench.training.capture import Captured, CapturedScorer
+from lmbench.tasks.base import IGNORE, Scores, load_task
+from lmbench.training.capture import Captured
 from lmbench.training.distributed import ALONE, Ranks
 from lmbench.training.replicas import Replicas
+from lmbench.training.scorer import Scorer, view_of
 
 COMPILED_SHAPES = 4096
 BLOCK = 256  # steps whose draws travel to the device at once
-MAX_EVAL_TOKENS = 1 << 19  # over all replicas, on a GPU
-MAX_EVAL_LOGITS = 1 << 28  # the same, times vocabulary: 1 GiB of float32
 
 
 class Program:
@@ -46,7 +45,7 @@ class Program:
         self.ranks = ranks
         run, R = self.run, len(runs)
         self.data = load_task(run.task)
-        self.view = _view(run, R, device)
+        self.view = view_of(run, replicas=R, device=device)
         self.streams = [self.data.stream(one, self.view) for one in runs]
         self.replicas = Replicas(
             run.model,
@@ -61,10 +60,10 @@ class Program:
         if ranks.is_alone:
             self._losses = self._compile(self.replicas.losses)
             self._step = Captured(self._one_step, device=device)
-            self._score = CapturedScorer(self._score_batch, device=device)
         else:
             self.replicas.one_pass = ranks.wrap(self._compile(self.replicas.one_pass), device=device)
-            self._losses, self._step, self._score = self.replicas.losses, self._one_step, self._score_batch
+            self._losses, self._step = self.replicas.losses, self._one_step
+        self._scorer = Scorer(run, self.replicas, self.data, self.view, ranks)
         self.done = 0
         """Steps taken."""
 
@@ -92,7 +91,6 @@ class Program:
         self.count = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.losses_SR = torch.zeros(run.steps, R, dtype=master_RP.dtype, device=self.device)
         self.grads_RP = torch.zeros_like(master_RP)
-        self.eval_RP = torch.empty_like(master_RP) if self.device.type == "cuda" else master_RP
         self.state = run.optimizer.state(master_RP)
         self.ema_RP = None if run.ema is None else master_RP.clone()
         self.block: dict[str, Tensor] = {}
@@ -220,27 +218,6 @@ class Program:
         return self.replicas.master_RP if self.ema_RP is None else self.ema_RP
 
     def scores(self, split: str, *, weights_RP: Tensor | None = None, items: bool = False) -> list[Scores]:
-        """Scores of each replica on a split, in float32 or better, with dropout off."""
+        """Scores of each replica on a split, in float32 or better; those that are kept, if none are given."""
         weights_RP = self.weights_RP if weights_RP is None else weights_RP
-        if self.eval_RP.device.type == "cuda":
-            self.eval_RP.copy_(weights_RP)  # graphs read one address
-        else:
-            self.eval_RP = weights_RP
-        how = {"split": split, "protocol": self.run.protocol, "view": self.view}
-        scorer = self.ranks.in_turn(self._score, dtype=self.losses_SR.dtype)
-        found = score_split(scorer, self.data, eval_seed=self.run.eval_seed, **how)
-        rows = zip(*map(self.ranks.summed, found), strict=True)
-        return [self.data.summarise(*how.values(), nll_N, right_N, items=items) for nll_N, right_N in rows]
-
-    def _score_batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            return target_scores(self.replicas.logits(batch, self.eval_RP), batch.targets_BT)
-
-
-def _view(run: Run, replicas: int, device: torch.device) -> View:
-    """Evaluation batches as large as the memory of a GPU allows; small ones stay in a CPU's cache."""
-    view = View(seq_len=run.model.seq_len, is_window=run.model.is_window, device=device)
-    if device.type != "cuda":
-        return view
-    tokens = min(MAX_EVAL_TOKENS, MAX_EVAL_LOGITS // run.model.vocab_size) // replicas
-    return View(seq_len=view.seq_len, is_window=view.is_window, device=device, eval_tokens=max(tokens, 1))
+        return self._scorer.scores(split, weights_RP=weights_RP, items=items)

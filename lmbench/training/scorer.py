@@ -1,0 +1,58 @@
+"""Scoring all replicas of a program at once, in float32 or better, as a graph of its own on a GPU.
+
+Legend: R replica, P parameter, B batch, T position.
+"""
+
+import torch
+from torch import Tensor
+
+from lmbench.measure.score import score_split, target_scores
+from lmbench.run import Run
+from lmbench.tasks.base import Batch, Scores, TaskData, View
+from lmbench.training.capture import CapturedScorer
+from lmbench.training.distributed import Ranks
+from lmbench.training.replicas import Replicas
+
+MAX_TOKENS = 1 << 19  # of a batch over all replicas, on a GPU
+MAX_LOGITS = 1 << 28  # the same, times vocabulary: 1 GiB of float32
+
+
+class Scorer:
+    """Scores weights of the replicas on splits of a task."""
+
+    def __init__(self, run: Run, replicas: Replicas, data: TaskData, view: View, ranks: Ranks) -> None:
+        self.run, self.replicas, self.data, self.view, self.ranks = run, replicas, data, view, ranks
+        is_captured = view.device.type == "cuda" and ranks.is_alone
+        self._score = CapturedScorer(self._batch, device=view.device) if is_captured else self._batch
+        # Graphs read one address, so weights are copied there; elsewhere they are read where they lie.
+        self._weights_RP = torch.empty_like(replicas.master_RP) if is_captured else replicas.master_RP
+        self._is_captured = is_captured
+
+    def scores(self, split: str, *, weights_RP: Tensor, items: bool) -> list[Scores]:
+        """Scores of each replica with these weights, dropout off.
+
+        Args:
+            items: whether the items behind the scores are wanted.
+        """
+        if self._is_captured:
+            self._weights_RP.copy_(weights_RP)
+        else:
+            self._weights_RP = weights_RP
+        how = {"split": split, "protocol": self.run.protocol, "view": self.view}
+        scorer = self.ranks.in_turn(self._score, dtype=self.replicas.master_RP.dtype)
+        found = score_split(scorer, self.data, eval_seed=self.run.eval_seed, **how)
+        rows = zip(*map(self.ranks.summed, found), strict=True)
+        return [self.data.summarise(*how.values(), nll_N, right_N, items=items) for nll_N, right_N in rows]
+
+    def _batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            return target_scores(self.replicas.logits(batch, self._weights_RP), batch.targets_BT)
+
+
+def view_of(run: Run, *, replicas: int, device: torch.device) -> View:
+    """What batches are made for; those of scoring are as large as a GPU's memory allows."""
+    view = {"seq_len": run.model.seq_len, "is_window": run.model.is_window, "device": device}
+    if device.type != "cuda":
+        return View(**view)  # small batches stay in the cache of a CPU
+    tokens = min(MAX_TOKENS, MAX_LOGITS // run.model.vocab_size) // replicas
+    return View(**view, eval_tokens=max(tokens, 1))
