@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lmbench.layers.operator import operator
+from lmbench.layers.operator import launched_on, operator
 
 LEVELS = 1 << 16
 DROP_BLOCK = 1024  # elements for each instance of the GPU's kernel
@@ -134,7 +134,7 @@ def _drop(x: Tensor, keys_R: Tensor, dropped: int) -> Tensor:
     out, per_replica = torch.empty_like(x), x.numel() // len(keys_R)
     grid = (-(-per_replica // DROP_BLOCK), len(keys_R))
     grow = LEVELS / (LEVELS - dropped)
-    with torch.cuda.device(x.device):  # Triton launches on the current one
+    with launched_on(x):
         dropout_kernel.drop[grid](x, out, keys_R, per_replica, dropped, grow, BLOCK=DROP_BLOCK)
     return out
 

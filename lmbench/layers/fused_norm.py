@@ -10,7 +10,7 @@ Legend: N outer row (a sequence's position), P inner row (a head), K width, T po
 import torch
 from torch import Tensor
 
-from lmbench.layers.operator import operator
+from lmbench.layers.operator import launched_on, operator
 
 ELEMENTS = 4096  # of each instance of the kernel
 
@@ -78,7 +78,7 @@ def _launch(
     (T, P, K), n_rows = x.shape[-3:], x.numel() // x.shape[-1]
     padded = 1 << (K - 1).bit_length()
     rows = max(1, ELEMENTS // padded)
-    with torch.cuda.device(x.device):  # Triton launches on the current one
+    with launched_on(x):
         kernel[(-(-n_rows // rows),)](
             x, *others, cos, sin, n_rows, P, T, x.stride(-3), x.stride(-2), eps,
             WIDTH=K, PADDED=padded, ROWS=rows, NORM=normed, TURN=cos.numel() > 0, num_warps=4,

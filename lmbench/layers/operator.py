@@ -5,6 +5,7 @@ close to a second that a short run would spend for nothing.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -52,3 +53,8 @@ def fold(x: Tensor, dim: int | None, replicas: int) -> Tensor:
     """(R, N, ...) as (R N, ...), for rules of vmap; what all replicas share (`dim` None) is repeated."""
     x = x.unsqueeze(0).expand(replicas, *x.shape) if dim is None else x.movedim(dim, 0)
     return x.flatten(0, 1)
+
+
+def launched_on(x: Tensor) -> AbstractContextManager:
+    """Inside, Triton launches on the GPU of x, and not on the current one; its interpreter needs none."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()

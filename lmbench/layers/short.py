@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lmbench.layers.dropout import LEVELS
-from lmbench.layers.operator import fold, operator
+from lmbench.layers.operator import fold, launched_on, operator
 
 TILE = 64  # positions: one tile of 128 x 128 fills the registers, and took twice the time
 LONGEST = 2 * TILE
@@ -76,7 +76,7 @@ def _launch(kernel, tensors: tuple[Tensor, ...], keys_R: Tensor, dropped: int) -
     block = min(TILE, max(16, 1 << (T - 1).bit_length()))
     numbers = (N // len(keys_R), T, H, K**-0.5, dropped, LEVELS / (LEVELS - dropped))
     shape = {"K": K, "BLOCK": block, "BLOCKS": -(-T // block), "DROPS": dropped > 0}
-    with torch.cuda.device(keys_R.device):  # Triton launches on the current one
+    with launched_on(keys_R):
         kernel[(N * H,)](*tensors, keys_R, *numbers, **shape, num_warps=4)
 
 
