@@ -40,15 +40,6 @@ RECIPE: dict[str, Any] = {
 SCORE_AT = range(480, 540, 20)  # and at the end
 COMPILED: bool | None = None  # whether our program is compiled; None leaves it to the engine
 BASELINE_SCORE_AT = range(1000, 2001, 50)
-QUICK: dict[str, Any] = {
-    "model": "transformer",
-    "model.seq_len": 16,
-    "model.d_model": 16,
-    "model.d_ff": 32,
-    "model.n_layer": 1,
-    "batch_size": 4,
-    "steps": 4,
-}
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
@@ -72,7 +63,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
 
 
 def _ours(task: Config, options: argparse.Namespace, *, seed: int, device: torch.device) -> Attempt:
-    run = ours.recipe_run(QUICK if options.quick else RECIPE, task, seed=seed)
+    run = ours.recipe_run(ours.QUICK if options.quick else RECIPE, task, seed=seed)
     built: list[Any] = []
 
     def advance(steps: int) -> None:
@@ -138,7 +129,7 @@ def _report(
         baseline_is="nanoGPT's CPU recipe, eager float32; where it missed the target, until its best score",
         **each,
         settings={
-            "recipe": QUICK if options.quick else RECIPE,
+            "recipe": ours.QUICK if options.quick else RECIPE,
             "target": options.target,
             "text": options.text,
             "quick": options.quick,

@@ -12,6 +12,17 @@ from lmbench.models.base import LanguageModel
 from lmbench.run import Run, make_run
 from lmbench.tasks.base import load_task
 
+# A recipe of seconds, which `--quick` puts in the place of a benchmark's own.
+QUICK: dict[str, Any] = {
+    "model": "transformer",
+    "model.seq_len": 16,
+    "model.d_model": 16,
+    "model.d_ff": 32,
+    "model.n_layer": 1,
+    "batch_size": 4,
+    "steps": 4,
+}
+
 
 def model_like(shape: plain.Shape, *, init: str = "torch") -> Config:
     """The lmbench model of the shape of a plain one.

@@ -57,15 +57,6 @@ BEST_RECIPE: dict[str, Any] = RECIPE | {
     "optimizer.weight_decay": 0.6,
 }
 BEST_SCORE_AT = [3600, 3800]
-QUICK: dict[str, Any] = {
-    "model": "transformer",
-    "model.seq_len": 16,
-    "model.d_model": 16,
-    "model.d_ff": 32,
-    "model.n_layer": 1,
-    "batch_size": 4,
-    "steps": 4,
-}
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
@@ -79,7 +70,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     if options.quick:
         options.target = 100.0
     recipe, score_at = (BEST_RECIPE, BEST_SCORE_AT) if options.best else (RECIPE, SCORE_AT)
-    recipe = QUICK if options.quick else recipe
+    recipe = ours.QUICK if options.quick else recipe
     target = 0.0 if options.best else options.target  # which nothing reaches: trains to the end
     with texts.cut_folder(options.text, quick=options.quick) as folder:
         asked = ["--text", str(folder), "--target", str(target), "--device", str(device)]
