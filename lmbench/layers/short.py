@@ -17,7 +17,7 @@ from torch import Tensor
 from lmbench.layers.dropout import LEVELS
 from lmbench.layers.operator import fold, launched_on, operator
 
-TILE = 64  # positions: one tile of 128 x 128 fills the registers, and took twice the time
+TILE = 64  # positions: one tile of 128 x 128 fills the registers, and took 1.5 times as long
 LONGEST = 2 * TILE
 WIDEST = 128  # features of a head
 

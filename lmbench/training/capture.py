@@ -63,8 +63,6 @@ class CapturedScorer:
 
     def __call__(self, batch: Batch) -> Any:
         """As `scorer(batch)`; a batch of more rows than all before it makes a new graph."""
-        if self.device.type != "cuda":
-            return self.scorer(batch)
         key = (batch.tokens_BT.shape[1], batch.targets_BT.shape[1], batch.context_BK is None)
         rows = len(batch.tokens_BT)
         if key not in self._by_shape or rows > len(self._by_shape[key][0].tokens_BT):

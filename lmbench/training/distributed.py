@@ -87,7 +87,7 @@ class Ranks:
         _broadcast_json({"error": None, "value": value})
         return value
 
-    def spread_(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast_(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite tensors, the same on every rank, with those of rank 0."""
         for tensor in tensors if not self.is_alone else ():
             dist.broadcast(tensor, src=0)

@@ -225,7 +225,7 @@ class _Training:
             return
         if tensors is not None:
             self.best_RP.copy_(tensors.pop("best"))
-        self.ranks.spread_([self.best_RP])
+        self.ranks.broadcast_([self.best_RP])
         self.program.restore(tensors, done=rest["done"])
         self.logged, self.clock.seconds = rest["logged"], rest["seconds"]
         self.best_nll = [math.inf if nll is None else nll for nll in rest["best_nll"]]

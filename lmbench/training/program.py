@@ -205,7 +205,7 @@ class Program:
         held = self.tensors()
         for name, value in held.items() if tensors is not None else ():
             value.copy_(tensors[name])
-        self.ranks.spread_(held.values())
+        self.ranks.broadcast_(held.values())
         self.replicas.refresh()
         self.count.fill_(done)
         self.done, self._is_stale = done, True
