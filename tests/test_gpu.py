@@ -1,0 +1,120 @@
+"""The engine on a GPU: captured, stacked, compiled and killed steps give what plain ones give.
+
+Nothing here runs without a CUDA device. Measured deviations go to the log of each test.
+"""
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lmbench.config import discover
+from lmbench.store import Store
+from lmbench.training.execute import run_all
+from lmbench.training.program import Program
+from tests.test_groups import three, tiny_run
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[1]
+WIDE = {"seq_len": 64, "d_model": 64, "n_head": 2, "n_layer": 2, "d_ff": 128}  # heads that kernels accept
+MODELS = sorted(discover("model"))
+# After a kill the weights differ by no more than this part of their norm: sums over a batch are
+# added in an order that two processes need not share.
+RESUMED = 1e-5
+TRAIN = """
+import json, sys
+from lmbench.config import from_dict
+from lmbench.store import Store
+from lmbench.training.execute import run_all
+runs = [from_dict("run", run) for run in json.loads(open(sys.argv[1]).read())]
+run_all(runs, store=Store(sys.argv[2]), device="cuda", progress=False, checkpoint_seconds=0)
+"""
+
+
+def advanced(runs, *, steps, device="cuda", compiled=False):
+    program = Program(runs, device=torch.device(device), compiled=compiled)
+    program.advance(steps)
+    return program
+
+
+def furthest(one, other):
+    """Largest difference between two tensors, on the CPU."""
+    return (one.cpu().double() - other.cpu().double()).abs().max().item()
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-4), ("bfloat16", 3e-2)])
+@pytest.mark.parametrize("model", MODELS)
+def test_a_group_is_as_its_runs_alone(model, dtype, tolerance, task):
+    runs = three(tiny_run(task, model, options=WIDE, dtype=dtype, schedule="constant"))
+    group = advanced(runs, steps=5)
+    for at, run in enumerate(runs):
+        alone = advanced([run], steps=5)
+        apart = furthest(group.losses_SR[:5, at], alone.losses_SR[:5, 0])
+        log.warning("%s %s: losses of five steps differ by %.1e", model, dtype, apart)
+        assert apart < tolerance
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_first_gradients_of_a_group_are_those_alone_to_rounding(model, task):
+    runs = three(tiny_run(task, model, options=WIDE, dtype="float32", grad_clip=None))
+    group = advanced(runs, steps=1)
+    for at, run in enumerate(runs):
+        alone = advanced([run], steps=1).grads_RP[0]
+        apart = ((group.grads_RP[at] - alone).norm() / alone.norm()).item()
+        log.warning("%s: gradients differ by %.1e of their norm", model, apart)
+        assert apart < 1e-5
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_captured_steps_and_scores_are_those_of_a_cpu(model, task):
+    """Dropout is off: its masks on the two devices are of different generators."""
+    options = WIDE | ({"dropout": 0.0} if "dropout" in discover("model")[model].model_fields else {})
+    run = tiny_run(task, model, options=options, dtype="float32", schedule="constant")
+    gpu, cpu = advanced([run], steps=8), advanced([run], steps=8, device="cpu")
+    assert furthest(gpu.losses_SR[:8], cpu.losses_SR[:8]) < 1e-4
+    for _ in range(5):  # the scorer's graph is captured at the fourth call
+        found = gpu.scores("valid")[0].metrics["nll"][0]
+    assert abs(found - cpu.scores("valid")[0].metrics["nll"][0]) < 1e-4
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-4), ("bfloat16", 3e-2)])
+def test_compiled_steps_are_as_others(dtype, tolerance, task):
+    runs = three(tiny_run(task, options=WIDE, dtype=dtype, schedule="constant"))
+    plain, compiled = (advanced(runs, steps=5, compiled=value) for value in (False, True))
+    assert furthest(plain.losses_SR[:5], compiled.losses_SR[:5]) < tolerance
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_killed_process_is_followed_by_the_same_run(dtype, task, tmp_path):
+    run = tiny_run(task, options=WIDE, dtype=dtype, steps=400, eval_every=100, ema=0.9)
+    runs = [run.with_seed(seed) for seed in range(3)]
+    (tmp_path / "runs.json").write_text(json.dumps([one.to_dict() for one in runs]))
+    whole, killed = Store(tmp_path / "whole"), Store(tmp_path / "killed")
+    run_all(runs, store=whole, device="cuda", progress=False)
+    command = [sys.executable, "-c", TRAIN, str(tmp_path / "runs.json"), str(killed.root)]
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        give_up = time.monotonic() + 120
+        while not list(killed.root.glob("checkpoints/*/state.safetensors")) and time.monotonic() < give_up:
+            time.sleep(0.01)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL and not list(killed.root.glob("runs/*/done"))
+    assert list(killed.root.glob("checkpoints/*/state.safetensors")), "it was killed before its first"
+    subprocess.run(command, cwd=ROOT, check=True, timeout=240)
+    assert killed.verify() == [] and list(killed.checkpoints.iterdir()) == []
+    for one in runs:
+        weights = [load_file(store.weights(one.digest)) for store in (whole, killed)]
+        assert weights[0].keys() == weights[1].keys()
+        apart = sum((weights[0][n] - weights[1][n]).norm() ** 2 for n in weights[0]).sqrt()
+        part = (apart / sum(value.norm() ** 2 for value in weights[0].values()).sqrt()).item()
+        log.warning("%s: weights after a kill differ by %.1e of their norm", dtype, part)
+        assert part < RESUMED
