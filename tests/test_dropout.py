@@ -286,6 +286,9 @@ def check(device, dtype):
         torch.testing.assert_close(leaf.grad * x, y.detach())
         stacked = vmap(lambda x, key: _drop(x, key.view(1), dropped))(x, keys_R)
         assert torch.equal(stacked, y.detach())
+        columns = torch.stack((keys_R + 1, keys_R, keys_R + 2), dim=1).unbind(1)  # as the trainer's keys lie
+        strided = vmap(lambda x, key: _drop(x, key.view(1), dropped))(x, columns[1])
+        assert torch.equal(strided, y.detach()), "keys were read as if they lay side by side"
         shared = vmap(lambda key: _drop(x[0], key.view(1), dropped))(keys_R)
         assert torch.equal(shared[1], _drop(x[0], keys_R[1:], dropped))
 """

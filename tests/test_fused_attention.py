@@ -251,8 +251,8 @@ def check(device, dtype, T, K, dropped, rtol, atol):
         torch.testing.assert_close(out.double(), expected, rtol=rtol, atol=atol)
         torch.testing.assert_close(leaf.grad.double(), exact.grad, rtol=rtol, atol=atol)
         alone.append((out.detach(), leaf.grad))
-    leaf = qkv.clone().requires_grad_()
-    stacked = vmap(lambda one, key: short_attention(one, key, dropped))(leaf, keys_R)
+    leaf, column = qkv.clone().requires_grad_(), torch.stack((keys_R + 1, keys_R), dim=1)[:, 1]
+    stacked = vmap(lambda one, key: short_attention(one, key, dropped))(leaf, column)
     stacked.backward(grad)
     assert torch.equal(stacked, torch.stack([out for out, _ in alone]))
     assert torch.equal(leaf.grad, torch.stack([grads for _, grads in alone]))

@@ -79,13 +79,14 @@ def test_captured_steps_and_scores_are_those_of_a_cpu(model, task):
     """Dropout is off: its masks on the two devices are of different generators."""
     options = WIDE | ({"dropout": 0.0} if "dropout" in discover("model")[model].model_fields else {})
     run = tiny_run(task, model, options=options, dtype="float32", schedule="constant")
-    gpu, cpu = advanced([run], steps=8), advanced([run], steps=8, device="cpu")
-    assert furthest(gpu.losses_SR[:8], cpu.losses_SR[:8]) < 1e-4
+    gpu, cpu = advanced([run], steps=6), advanced([run], steps=6, device="cpu")  # the last two replay
+    assert furthest(gpu.losses_SR[:6], cpu.losses_SR[:6]) < 1e-4
     for _ in range(5):  # the scorer's graph is captured at the fourth call
         found = gpu.scores("valid")[0].metrics["nll"][0]
     assert abs(found - cpu.scores("valid")[0].metrics["nll"][0]) < 1e-4
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # torch's compiler, of torch
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-4), ("bfloat16", 3e-2)])
 def test_compiled_steps_are_as_others(dtype, tolerance, task):
     runs = three(tiny_run(task, options=WIDE, dtype=dtype, schedule="constant"))
@@ -95,7 +96,7 @@ def test_compiled_steps_are_as_others(dtype, tolerance, task):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_killed_process_is_followed_by_the_same_run(dtype, task, tmp_path):
-    run = tiny_run(task, options=WIDE, dtype=dtype, steps=400, eval_every=100, ema=0.9)
+    run = tiny_run(task, options=WIDE, dtype=dtype, steps=1500, eval_every=500, ema=0.9)
     runs = [run.with_seed(seed) for seed in range(3)]
     (tmp_path / "runs.json").write_text(json.dumps([one.to_dict() for one in runs]))
     whole, killed = Store(tmp_path / "whole"), Store(tmp_path / "killed")
@@ -105,11 +106,11 @@ def test_a_killed_process_is_followed_by_the_same_run(dtype, task, tmp_path):
         give_up = time.monotonic() + 120
         while not list(killed.root.glob("checkpoints/*/state.safetensors")) and time.monotonic() < give_up:
             time.sleep(0.01)
-        time.sleep(1.0)
+        time.sleep(0.3)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL and not list(killed.root.glob("runs/*/done"))
     assert list(killed.root.glob("checkpoints/*/state.safetensors")), "it was killed before its first"
-    subprocess.run(command, cwd=ROOT, check=True, timeout=240)
+    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
     assert killed.verify() == [] and list(killed.checkpoints.iterdir()) == []
     for one in runs:
         weights = [load_file(store.weights(one.digest)) for store in (whole, killed)]

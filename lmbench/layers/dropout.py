@@ -135,7 +135,8 @@ def _drop(x: Tensor, keys_R: Tensor, dropped: int) -> Tensor:
     grid = (-(-per_replica // DROP_BLOCK), len(keys_R))
     grow = LEVELS / (LEVELS - dropped)
     with launched_on(x):
-        dropout_kernel.drop[grid](x, out, keys_R, per_replica, dropped, grow, BLOCK=DROP_BLOCK)
+        # Keys of one site are a column of all keys, and the kernel reads them side by side.
+        dropout_kernel.drop[grid](x, out, keys_R.contiguous(), per_replica, dropped, grow, BLOCK=DROP_BLOCK)
     return out
 
 

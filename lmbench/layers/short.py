@@ -77,7 +77,7 @@ def _launch(kernel, tensors: tuple[Tensor, ...], keys_R: Tensor, dropped: int) -
     numbers = (N // len(keys_R), T, H, K**-0.5, dropped, LEVELS / (LEVELS - dropped))
     shape = {"K": K, "BLOCK": block, "BLOCKS": -(-T // block), "DROPS": dropped > 0}
     with launched_on(keys_R):
-        kernel[(N * H,)](*tensors, keys_R, *numbers, **shape, num_warps=4)
+        kernel[(N * H,)](*tensors, keys_R.contiguous(), *numbers, **shape, num_warps=4)
 
 
 def _save(ctx, inputs, output: tuple[Tensor, Tensor]) -> None:
