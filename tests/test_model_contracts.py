@@ -1,5 +1,6 @@
 """What every model must hold to, checked for each kind and variant that discovery finds."""
 
+import inspect
 import typing
 
 import pytest
@@ -10,7 +11,7 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 
 from lmbench.config import discover, kinds, make
 from lmbench.layers.dropout import Dropout, dropout_sites
-from lmbench.measure.flops import counted_flops, ledger, parameters
+from lmbench.measure.flops import Ledger, counted_flops, parameters
 from lmbench.models.base import LanguageModel, ModelConfig, seeded
 
 SIZES = {"vocab_size": 11, "seq_len": 8, "d_model": 16, "n_head": 2, "n_layer": 2, "d_ff": 24}
@@ -39,7 +40,12 @@ def grid() -> list[ModelConfig]:
     for name, cls in discover("model").items():
         changes: list[dict[str, object]] = [{}]
         changes += [{field: value} for field, value in OTHER_SIZES.items() if field in cls.model_fields]
-        for field, info in cls.model_fields.items() if name == cls.kind else ():
+        # Fields of the stack are gone through with the kind that has all of them.
+        own = cls.model_fields if name == "transformer" else inspect.get_annotations(cls)
+        for field in own if name == cls.kind else ():
+            info = cls.model_fields.get(field)
+            if info is None:
+                continue
             if info.annotation is bool:
                 changes += [{field: value} for value in (False, True)]
             changes += [
@@ -80,6 +86,17 @@ def set_keys(model: LanguageModel, *, first: int) -> None:
     """Keys first, first + 1, ... to the dropout modules of a model."""
     for key, name in enumerate(dropout_sites(model), start=first):
         model.get_buffer(name).fill_(key)
+
+
+def extended(model: LanguageModel, ids: torch.Tensor, *, cuts: list[int]) -> list[torch.Tensor]:
+    """Logits after each piece of a text that is read piece by piece."""
+    state, found, start = None, [], 0
+    for end in [*cuts, ids.shape[1]]:
+        logits_BV, state = model.extend(ids[:, start:end], state)
+        assert state.length == end
+        found.append(logits_BV)
+        start = end
+    return found
 
 
 def loss_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -126,6 +143,30 @@ def test_the_last_readout_is_the_last_row_of_all(config: ModelConfig) -> None:
         every = model(ids[:, :length], before).logits_BTV
         last = model(ids[:, :length], before, readout="last").logits_BTV
         torch.testing.assert_close(last, every[:, -1:], rtol=0, atol=1e-12)
+
+
+@GRID
+def test_a_text_read_token_by_token_gives_the_logits_of_the_whole(config: ModelConfig) -> None:
+    """What generation rests on: keys and values, hidden states or last tokens stand for all before."""
+    model, ids = double(config), tokens(config)
+    every = model(ids).logits_BTV
+    for end, logits_BV in enumerate(extended(model, ids, cuts=list(range(1, config.seq_len)))):
+        torch.testing.assert_close(logits_BV, every[:, end], rtol=0, atol=1e-10)
+    in_pieces = extended(model, ids, cuts=[3] if config.seq_len > 3 else [])
+    torch.testing.assert_close(in_pieces[-1], every[:, -1], rtol=0, atol=1e-10)
+
+
+@ALL
+def test_generation_remembers_nothing_beyond_its_state(name: str) -> None:
+    """Two texts read in turn do not disturb each other, and a state can be read on from twice."""
+    config = tiny(name)
+    model, ids, other = double(config), tokens(config), tokens(config).flip(1)
+    _, state = model.extend(ids[:, :4])
+    model.extend(other[:, :5])
+    first, _ = model.extend(ids[:, 4:], state)
+    again, _ = model.extend(ids[:, 4:], state)
+    assert torch.equal(first, again)
+    torch.testing.assert_close(first, model(ids).logits_BTV[:, -1], rtol=0, atol=1e-10)
 
 
 @ALL
@@ -337,7 +378,8 @@ def test_both_ends_have_parameters_under_their_names(name: str) -> None:
 def test_closed_form_flops_equal_those_that_torch_counts(config: ModelConfig) -> None:
     for readout in READOUTS:
         counted = counted_flops(config, readout=readout, batch_size=3)
-        closed = ledger(config, readout=readout, batch_size=3)
+        terms = [term for term in config.terms(readout) if not term.elementwise]
+        closed = Ledger(terms=tuple(terms), batch_size=3, targets=1)
         assert (counted.forward, counted.backward) == (closed.forward, closed.backward), readout
 
 

@@ -157,7 +157,7 @@ def test_a_model_without_gains_has_none_and_is_the_plain_one_at_its_start(norm: 
 
 def test_dropout_sits_where_gpt2_has_it_or_where_the_study_had_it() -> None:
     study = [f"blocks.{i}.{part}.dropout.key" for i in (0, 1) for part in ("attention", "feedforward")]
-    stream = ["embedding.dropout.key", "blocks.0.attention_dropout.key", "blocks.1.attention_dropout.key"]
+    stream = ["embedding.dropout.key", "blocks.0.mixer_dropout.key", "blocks.1.mixer_dropout.key"]
     assert set(dropout_sites(model_of(dropout=0.2))) == set(study)
     assert set(dropout_sites(model_of(dropout=0.2, residual_dropout=True))) == {*study, *stream}
 
@@ -167,7 +167,7 @@ def test_each_dropout_on_the_stream_zeroes_half_and_doubles_the_rest() -> None:
     block, x = model.blocks[0], draw(2, 5, 16).double()
     # The weights of attention keep theirs, so that the map before the dropout is the same in both modes.
     block.attention.dropout = Dropout(0.0)
-    branch = nn.Sequential(block.attention, block.attention_dropout)
+    branch = nn.Sequential(block.attention, block.mixer_dropout)
     for inputs, module in ((TOKENS, model.embedding), (x, branch)):
         quiet, noisy = module.eval()(inputs), module.train()(inputs)
         kept = noisy != 0

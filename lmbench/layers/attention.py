@@ -10,12 +10,14 @@ import math
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmbench.layers.cost import Term, matmul
 from lmbench.layers.dropout import Dropout
 from lmbench.layers.fused import fused_attention, has_kernel
 from lmbench.layers.fused_norm import is_fused, norm_and_turn
+from lmbench.layers.mixer import LayerState, Mixer, Pass
 from lmbench.layers.norm import EPS, RMSNorm
 from lmbench.layers.positions import Alibi, Rotary
 from lmbench.layers.shape import BlockShape
@@ -69,7 +71,7 @@ def attend_packed(qkv_BT3HK: Tensor, *, dropout: Dropout) -> Tensor:
     return short_attention(qkv_BT3HK, dropout.key, dropout.dropped if dropout.is_active else 0)
 
 
-class CausalSelfAttention(nn.Module):
+class CausalSelfAttention(Mixer):
     """Projections to queries, keys and values in one product, attention, and back to C.
 
     `attention_init` is the published study's two ways: "multihead" starts like
@@ -95,8 +97,8 @@ class CausalSelfAttention(nn.Module):
                 nn.init.zeros_(self.in_proj.bias)
                 nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        """(B, T, C) to (B, T, C); position t reads positions 0 to t."""
+    def forward(self, x_BTC: Tensor, shared: Pass | None = None) -> Tensor:
+        """See `Mixer.forward`."""
         T = x_BTC.shape[1]
         x_BTPK = self.in_proj(x_BTC).unflatten(-1, (-1, self.d_head))
         q_BTHK, k_BTGK, v_BTGK = x_BTPK.split(self.heads, dim=-2)
@@ -111,11 +113,39 @@ class CausalSelfAttention(nn.Module):
         mixed_BTHK = attend(q_BTHK, k_BTHK, v_BTHK, bias_HTT=bias_HTT, dropout=self.dropout)
         return self.out_proj(mixed_BTHK.flatten(2))
 
-    def _place(self, qk_BTPK: Tensor) -> Tensor:
-        """Queries and keys side by side, normed and turned: half the kernels of one after the other."""
+    def extend(
+        self, x_BTC: Tensor, state: LayerState, shared: Pass | None = None
+    ) -> tuple[Tensor, LayerState]:
+        """See `Mixer.extend`; keys and values of all positions so far are remembered."""
+        first = state["k_BTGK"].shape[1] if state else 0
+        x_BTPK = self.in_proj(x_BTC).unflatten(-1, (-1, self.d_head))
+        q_BTHK, k_BTGK, v_BTGK = x_BTPK.split(self.heads, dim=-2)
+        if self.q_norm is not None or self.rotary is not None:
+            qk_BTPK = self._place(x_BTPK[..., : sum(self.heads[:2]), :], first=first)
+            q_BTHK, k_BTGK = qk_BTPK.split(self.heads[:2], dim=-2)
+        if state:
+            k_BTGK = torch.cat((state["k_BTGK"], k_BTGK), dim=1)
+            v_BTGK = torch.cat((state["v_BTGK"], v_BTGK), dim=1)
+        n_keys, group = k_BTGK.shape[1], self.heads[0] // self.heads[1]
+        bias_HTT = _causal_bias(n_keys, q_BTHK) if self.alibi is None else self.alibi(n_keys)
+        q_BHTK, k_BHTK, v_BHTK = (
+            x.transpose(1, 2)
+            for x in (q_BTHK, _repeat_heads(k_BTGK, times=group), _repeat_heads(v_BTGK, times=group))
+        )
+        mixed_BHTK = F.scaled_dot_product_attention(
+            q_BHTK, k_BHTK, v_BHTK, attn_mask=bias_HTT[:, first:].to(q_BHTK.dtype)
+        )
+        return self.out_proj(mixed_BHTK.transpose(1, 2).flatten(2)), {"k_BTGK": k_BTGK, "v_BTGK": v_BTGK}
+
+    def _place(self, qk_BTPK: Tensor, *, first: int = 0) -> Tensor:
+        """Queries and keys side by side, normed and turned: half the kernels of one after the other.
+
+        Args:
+            first: position of the first of them.
+        """
         has_gain = self.q_norm is not None and self.q_norm.weight is not None
         if self.rotary is not None and not has_gain and is_fused(qk_BTPK):
-            tables = self.rotary.tables(qk_BTPK.shape[1])
+            tables = self.rotary.tables(qk_BTPK.shape[1], first=first)
             return norm_and_turn(qk_BTPK, *tables, normed=self.q_norm is not None, eps=EPS)
         if self.q_norm is not None and not has_gain:
             qk_BTPK = self.q_norm(qk_BTPK)
@@ -124,7 +154,7 @@ class CausalSelfAttention(nn.Module):
             qk_BTPK = torch.cat((self.q_norm(q_BTHK), self.k_norm(k_BTGK)), dim=-2)
         if self.rotary is None:
             return qk_BTPK
-        return self.rotary(qk_BTPK.transpose(1, 2)).transpose(1, 2)
+        return self.rotary(qk_BTPK.transpose(1, 2), first=first).transpose(1, 2)
 
     @property
     def _is_plain(self) -> bool:

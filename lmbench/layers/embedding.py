@@ -14,7 +14,7 @@ from lmbench.layers.cost import Term, matmul
 from lmbench.layers.dropout import Dropout
 from lmbench.layers.init import GPT2_STD, draw_normal, set_to_zero
 from lmbench.layers.norm import make_norm
-from lmbench.layers.positions import LearnedPositions, SinusoidalPositions
+from lmbench.layers.positions import LearnedPositions, NoPositions, SinusoidalPositions
 from lmbench.layers.shape import BlockShape, Readout
 
 ONE_HOT_LIMIT = 512
@@ -46,6 +46,16 @@ def soft_cap(logits: Tensor, *, cap: float) -> Tensor:
     return cap * torch.tanh(logits / cap)
 
 
+def check_length(n_tokens: int, *, seq_len: int) -> None:
+    """Refuse a sequence that is longer than the context.
+
+    Raises:
+        ValueError: naming both lengths.
+    """
+    if n_tokens > seq_len:
+        raise ValueError(f"got {n_tokens} tokens, but the context seq_len is {seq_len}")
+
+
 class TokenEmbedding(nn.Module):
     """Token vectors plus the vectors of their positions, where the positions are of that kind."""
 
@@ -58,22 +68,25 @@ class TokenEmbedding(nn.Module):
             nn.init.normal_(self.token.weight, std=shape.d_model**-0.5)
         sizes = {"seq_len": shape.seq_len, "d_model": shape.d_model}
         added = {"learned": LearnedPositions, "sinusoidal": SinusoidalPositions}
-        self.position = added[shape.positions](**sizes) if shape.positions in added else nn.Identity()
+        self.position = added[shape.positions](**sizes) if shape.positions in added else NoPositions()
         self.dropout = Dropout(shape.dropout) if shape.residual_dropout else nn.Identity()
         if shape.init == "gpt2":
             for table in [part for part in self.modules() if isinstance(part, nn.Embedding)]:
                 draw_normal(table, std=GPT2_STD)
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
+    def forward(self, tokens_BT: Tensor, *, first: int = 0) -> Tensor:
         """(B, T) ids to (B, T, C).
+
+        Args:
+            first: position of the first of them.
 
         Raises:
             ValueError: more tokens than the context holds.
         """
-        if tokens_BT.shape[1] > self.seq_len:
-            raise ValueError(f"got {tokens_BT.shape[1]} tokens, but the context seq_len is {self.seq_len}")
+        check_length(first + tokens_BT.shape[1], seq_len=self.seq_len)
         x_BTC = look_up(self.token.weight, tokens_BT)
-        return self.dropout(self.position(x_BTC if self.scale == 1.0 else self.scale * x_BTC))
+        x_BTC = x_BTC if self.scale == 1.0 else self.scale * x_BTC
+        return self.dropout(self.position(x_BTC, first=first))
 
 
 class Head(nn.Module):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lmbench.layers.cost import Term, matmul
 from lmbench.layers.dropout import Dropout
+from lmbench.layers.mixer import Pass
 from lmbench.layers.shape import Activation, BlockShape
 
 
@@ -25,7 +26,7 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(shape.d_ff, shape.d_model, bias=shape.bias)
         self.dropout = Dropout(shape.dropout)
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
+    def forward(self, x_BTC: Tensor, shared: Pass | None = None) -> Tensor:
         """(B, T, C) to (B, T, C), each position by itself."""
         return self.dropout(self.down(activate(self.up(x_BTC), kind=self.activation)))
 

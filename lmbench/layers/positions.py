@@ -21,9 +21,9 @@ class LearnedPositions(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(seq_len, d_model)
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        """x plus the vectors of positions 0 to T-1."""
-        return x_BTC + self.embedding.weight[: x_BTC.shape[1]]
+    def forward(self, x_BTC: Tensor, *, first: int = 0) -> Tensor:
+        """x plus the vectors of T positions from `first` on."""
+        return x_BTC + self.embedding.weight[first : first + x_BTC.shape[1]]
 
 
 class SinusoidalPositions(nn.Module):
@@ -39,9 +39,17 @@ class SinusoidalPositions(nn.Module):
         table_TC = torch.stack((angle_TF.sin(), angle_TF.cos()), dim=-1).flatten(1).float()
         self.register_buffer("table_TC", table_TC, persistent=False)
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        """x plus the vectors of positions 0 to T-1; the dtype of x, whatever the table's is."""
-        return (x_BTC + self.table_TC[: x_BTC.shape[1]]).to(x_BTC.dtype)
+    def forward(self, x_BTC: Tensor, *, first: int = 0) -> Tensor:
+        """x plus the vectors of T positions from `first` on; the dtype of x, whatever the table's is."""
+        return (x_BTC + self.table_TC[first : first + x_BTC.shape[1]]).to(x_BTC.dtype)
+
+
+class NoPositions(nn.Module):
+    """x as it is, where positions are told apart elsewhere."""
+
+    def forward(self, x_BTC: Tensor, *, first: int = 0) -> Tensor:
+        """x."""
+        return x_BTC
 
 
 class Rotary(nn.Module):
@@ -61,15 +69,16 @@ class Rotary(nn.Module):
         self.register_buffer("cos_TK", cos_TK.float(), persistent=False)
         self.register_buffer("sin_TK", sin_TK.float(), persistent=False)
 
-    def forward(self, x_BHTK: Tensor) -> Tensor:
-        """Queries or keys, turned; the dtype of x."""
-        cos_TK, sin_TK = self.tables(x_BHTK.shape[-2])
+    def forward(self, x_BHTK: Tensor, *, first: int = 0) -> Tensor:
+        """Queries or keys of T positions from `first` on, turned; the dtype of x."""
+        cos_TK, sin_TK = self.tables(x_BHTK.shape[-2], first=first)
         other_BHTK = x_BHTK.roll(x_BHTK.shape[-1] // 2, dims=-1)
         return (x_BHTK * cos_TK + other_BHTK * sin_TK).to(x_BHTK.dtype)
 
-    def tables(self, n_positions: int) -> tuple[Tensor, Tensor]:
+    def tables(self, n_positions: int, *, first: int = 0) -> tuple[Tensor, Tensor]:
         """Cosines, and sines with the sign of the half that they bring over: (T, K) each."""
-        return self.cos_TK[:n_positions], self.sin_TK[:n_positions]
+        last = first + n_positions
+        return self.cos_TK[first:last], self.sin_TK[first:last]
 
 
 class Alibi(nn.Module):

@@ -4,7 +4,7 @@ The defaults of the models that hold a `BlockShape` are the published settings (
 al. 2017: post-norm, LayerNorm, ReLU); each field names the value that a later paper chose.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 Readout = Literal["all", "last"]
@@ -49,6 +49,13 @@ class BlockShape:
     zero_init: bool = False
     """The maps that write to the residual stream, and an untied head, start at 0."""
 
+    conv_width: int = 0
+    """Taps of a short causal convolution in every mixer; 0 is none."""
+    expand: int = 1
+    """Inner width of a recurrent mixer, in multiples of d_model."""
+    d_state: int = 16
+    """State of a selective state-space model, per inner feature."""
+
     def __post_init__(self) -> None:
         if self.d_model % self.n_head:
             raise ValueError(
@@ -71,6 +78,11 @@ class BlockShape:
                 f"positions = 'sinusoidal' needs an even d_model, one sine and one cosine for each "
                 f"frequency, but d_model = {self.d_model}"
             )
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Of the fields."""
+        return [field.name for field in fields(cls)]
 
     @property
     def d_head(self) -> int:

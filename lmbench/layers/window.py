@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmbench.layers.embedding import look_up
+from lmbench.layers.mixer import LayerState
 from lmbench.layers.shape import Readout
 
 
@@ -33,6 +34,18 @@ def windows_of(tokens_BT: Tensor, context_BK: Tensor | None, *, width: int, read
         )
     tokens_BL = torch.cat((context_BK, tokens_BT), dim=1)
     return tokens_BL[:, -width:] if readout == "last" else tokens_BL
+
+
+def extended(tokens_BT: Tensor, state: LayerState, *, width: int) -> tuple[Tensor, LayerState]:
+    """The window that ends with these tokens, (B, width) ids, and what the next ones need of it.
+
+    Args:
+        state: what this gave for the tokens before them; {} is the start of a document.
+    """
+    tokens_BL = windows_of(tokens_BT[:, -width:], None, width=width, readout="last")
+    if state:
+        tokens_BL = torch.cat((state["last_BK"], tokens_BT), dim=1)[:, -width:]
+    return tokens_BL, {"last_BK": tokens_BL[:, 1:]}
 
 
 class ZeroPaddedEmbedding(nn.Module):

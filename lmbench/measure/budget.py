@@ -9,7 +9,7 @@ gap, and its miss is what tables must state.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from lmbench.measure.flops import ledger, parameters
+from lmbench.measure.flops import mean_step_flops, parameters
 from lmbench.models.base import ModelConfig
 
 TOLERANCE = 0.02
@@ -40,7 +40,7 @@ def equal_flops(config: ModelConfig, *, target_per_token: float) -> Match:
     """
 
     def per_token(candidate: ModelConfig) -> float:
-        return ledger(candidate, readout="all").train / candidate.seq_len
+        return mean_step_flops(candidate, readout="all", batch_size=1) / candidate.seq_len
 
     return _resize(config, target=target_per_token, cost=per_token, unit="FLOPs per token")
 

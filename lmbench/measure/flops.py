@@ -115,6 +115,15 @@ def train_flops(config: ModelConfig, *, readout: Readout, sequences: int) -> int
     return ledger(config, readout=readout, batch_size=sequences).train
 
 
+def mean_step_flops(config: ModelConfig, *, readout: Readout, batch_size: int) -> float:
+    """What a step costs on average over a long training; of a model with one stage, what each costs."""
+    shares = [share for share, _ in config.stages()] + [1.0]
+    return sum(
+        (end - start) * train_flops(stage, readout=readout, sequences=batch_size)
+        for (start, stage), end in zip(config.stages(), shares[1:], strict=True)
+    )
+
+
 def published_flops(n_parameters: int, *, n_windows: int, seq_len: int) -> int:
     """The published study's formula, 2 * parameters * windows * T, kept to be shown beside ours.
 

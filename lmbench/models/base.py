@@ -22,6 +22,17 @@ class Output(NamedTuple):
     """(B, T, V) of the next token at each position; T is 1 where only the last is read out."""
     aux_loss: Tensor | None = None
     """Scalar that is added to the loss in training; None where the model has none."""
+    exits: tuple[tuple[float, Tensor], ...] = ()
+    """Weights and (B, T, V) logits of earlier heads, each trained on the same targets."""
+
+
+class State(NamedTuple):
+    """All that a model remembers of the tokens it has read, explicit, for generation."""
+
+    length: int
+    """Tokens read so far."""
+    layers: tuple[dict[str, Tensor], ...]
+    """Of each layer that is executed, (B, ...) tensors: keys and values, hidden states, last inputs."""
 
 
 class ModelConfig(Config, ABC):
@@ -54,6 +65,13 @@ class ModelConfig(Config, ABC):
             readout: "all" gives seq_len predictions, "last" one.
         """
 
+    def stages(self) -> "tuple[tuple[float, ModelConfig], ...]":
+        """What is computed in the course of training: (share of the steps at which it begins, config).
+
+        The configs differ in what is executed, never in parameters. Most models have one stage.
+        """
+        return ((0.0, self),)
+
 
 class LanguageModel(nn.Module, ABC):
     """Abstract: maps tokens to next-token logits. Functional: no hidden state, no `.item()`."""
@@ -74,6 +92,34 @@ class LanguageModel(nn.Module, ABC):
                 window models read it, and for them None means that nothing precedes.
             readout: "all" returns (B, T, V), "last" (B, 1, V).
         """
+
+    @abstractmethod
+    def extend(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Read further tokens, for generation: (B, V) logits of the next one, and what is remembered now.
+
+        Dropout off, equal to `forward` over all tokens so far, of which there are at most seq_len.
+
+        Args:
+            tokens_BT: (B, T) ids, at least one.
+            state: of the tokens before them; None is the start of a text.
+        """
+
+    def enter(self, stage: ModelConfig) -> bool:
+        """Compute as this stage of `ModelConfig.stages` does from now on.
+
+        Returns:
+            Whether other operations are executed than before, so that a captured graph is void.
+        """
+        return False
+
+
+def stage_starts(config: ModelConfig, *, steps: int) -> list[tuple[int, ModelConfig]]:
+    """The first step of each stage of a training of so many steps, with what is computed from there.
+
+    A stage that is shorter than half a step has no step of its own and is left out.
+    """
+    starts = {round(share * steps): stage for share, stage in config.stages()}
+    return sorted((start, stage) for start, stage in starts.items() if start < steps or not start)
 
 
 def seeded(config: ModelConfig, *, init_seed: int) -> LanguageModel:

@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from lmbench.layers.cost import Term, matmul
-from lmbench.layers.window import WindowLinear, ZeroPaddedEmbedding, windows_of
-from lmbench.models.base import LanguageModel, ModelConfig, Output, Readout
+from lmbench.layers.window import WindowLinear, ZeroPaddedEmbedding, extended, windows_of
+from lmbench.models.base import LanguageModel, ModelConfig, Output, Readout, State
 
 
 class LinearConfig(ModelConfig):
@@ -48,3 +48,11 @@ class Linear(LanguageModel):
         """See `LanguageModel.forward`."""
         tokens_BL = windows_of(tokens_BT, context_BK, width=self.head.width, readout=readout)
         return Output(self.head(self.embedding(tokens_BL)))
+
+    def extend(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """See `LanguageModel.extend`; the last seq_len - 1 tokens are all that is remembered."""
+        length, layers = (0, ({},)) if state is None else state
+        tokens_BL, last = extended(tokens_BT, layers[0], width=self.head.width)
+        context_BK, last_B1 = tokens_BL[:, :-1], tokens_BL[:, -1:]
+        logits_B1V = self(last_B1, context_BK, readout="last").logits_BTV
+        return logits_B1V[:, 0], State(length + tokens_BT.shape[1], (last,))

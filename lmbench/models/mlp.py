@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from lmbench.layers.cost import Term, matmul
 from lmbench.layers.dropout import Dropout
-from lmbench.layers.window import WindowLinear, ZeroPaddedEmbedding, windows_of
-from lmbench.models.base import LanguageModel, ModelConfig, Output, Readout
+from lmbench.layers.window import WindowLinear, ZeroPaddedEmbedding, extended, windows_of
+from lmbench.models.base import LanguageModel, ModelConfig, Output, Readout, State
 
 
 class MLPConfig(ModelConfig):
@@ -71,3 +71,11 @@ class MLP(LanguageModel):
         for layer, dropout in zip(self.hidden, self.dropouts[1:], strict=True):
             h_BTF = dropout(F.relu(layer(h_BTF)))
         return Output(self.head(h_BTF))
+
+    def extend(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """See `LanguageModel.extend`; the last seq_len - 1 tokens are all that is remembered."""
+        length, layers = (0, ({},)) if state is None else state
+        tokens_BL, last = extended(tokens_BT, layers[0], width=self.window.width)
+        context_BK, last_B1 = tokens_BL[:, :-1], tokens_BL[:, -1:]
+        logits_B1V = self(last_B1, context_BK, readout="last").logits_BTV
+        return logits_B1V[:, 0], State(length + tokens_BT.shape[1], (last,))

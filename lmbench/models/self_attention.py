@@ -14,7 +14,7 @@ from lmbench.layers.block import Block, block_terms
 from lmbench.layers.cost import Term
 from lmbench.layers.embedding import Head, TokenEmbedding, head_terms
 from lmbench.layers.shape import BlockShape, NormOrder, Positions
-from lmbench.models.base import LanguageModel, ModelConfig, Output, Readout
+from lmbench.models.base import LanguageModel, ModelConfig, Output, Readout, State
 
 
 class SelfAttentionConfig(ModelConfig):
@@ -85,3 +85,10 @@ class SelfAttention(LanguageModel):
         """See `LanguageModel.forward`."""
         x_BTC = self.block(self.embedding(tokens_BT))
         return Output(self.head(x_BTC, embedding=self.embedding, readout=readout))
+
+    def extend(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """See `LanguageModel.extend`."""
+        length, layers = (0, ({},)) if state is None else state
+        x_BTC, layer = self.block.extend(self.embedding(tokens_BT, first=length), layers[0])
+        logits_B1V = self.head(x_BTC, embedding=self.embedding, readout="last")
+        return logits_B1V[:, 0], State(length + tokens_BT.shape[1], (layer,))

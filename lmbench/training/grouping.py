@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from lmbench.config import digest_of
-from lmbench.measure.flops import train_flops
 from lmbench.run import Run
 from lmbench.training.program import Program
+from lmbench.training.record import run_flops
 
 LARGEST = 64  # replicas: more gain nothing on the devices measured, and delay the first result
 USED = 0.85  # share of the free memory that a group may fill; the rest is for evaluation batches
@@ -124,6 +124,4 @@ def free_memory(device: torch.device) -> None:
 
 def is_compiled(run: Run, replicas: int, *, device: torch.device) -> bool:
     """Whether a group is long enough for compilation to pay; decided by counted FLOPs alone."""
-    readout = "last" if run.protocol.kind == "last_token" else "all"
-    step = train_flops(run.model, readout=readout, sequences=run.batch_size)
-    return device.type == "cuda" and step * run.steps * replicas > COMPILED_ABOVE
+    return device.type == "cuda" and run_flops(run, run.steps) * replicas > COMPILED_ABOVE

@@ -14,13 +14,13 @@ import pandas as pd
 
 from lmbench.config import build, unknown
 from lmbench.measure.budget import equal_parameters
-from lmbench.measure.flops import parameters, published_flops, train_flops
+from lmbench.measure.flops import mean_step_flops, parameters, published_flops
 from lmbench.models.base import ModelConfig
 from lmbench.records import Records, flatten
 from lmbench.run import Run
 from lmbench.tasks.base import TaskConfig
 from lmbench.training.execute import fit_model, resolve_device
-from lmbench.training.record import n_sequences
+from lmbench.training.record import n_sequences, readout_of, run_flops
 from lmbench.training.speed import seconds_per_step
 
 EQUAL = ("flops", "tokens", "parameters", "bytes", "seconds", "epochs")
@@ -95,8 +95,7 @@ def _steps(draft: Run, equal: str, budget: float) -> tuple[int, int]:
         per_epoch = -(-draft.epoch_windows // draft.batch_size)
         return round(budget * per_epoch), per_epoch
     if equal == "flops":
-        readout = "last" if last_only else "all"
-        cost = train_flops(draft.model, readout=readout, sequences=draft.batch_size)
+        cost = mean_step_flops(draft.model, readout=readout_of(draft), batch_size=draft.batch_size)
     else:
         cost = draft.batch_size * (1 if last_only else draft.model.seq_len)
     return round(budget / cost), 0
@@ -107,9 +106,9 @@ def plan_table(runs: Sequence[Run]) -> pd.DataFrame:
     table = []
     for label, run in zip(distinct_labels(runs), runs, strict=True):
         last_only = run.protocol.kind == "last_token"
-        readout, n_windows = "last" if last_only else "all", n_sequences(run, run.steps)
+        n_windows = n_sequences(run, run.steps)
         n, targets = parameters(run.model).total, n_windows * (1 if last_only else run.model.seq_len)
-        flops = train_flops(run.model, readout=readout, sequences=n_windows)
+        flops = run_flops(run, run.steps)
         table.append(
             {
                 "model": label,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lmbench.layers.dropout import dropout_keys
 from lmbench.measure.score import true_float32
+from lmbench.models.base import stage_starts
 from lmbench.run import Run
 from lmbench.tasks.base import IGNORE, Scores, load_task
 from lmbench.training.capture import Captured
@@ -64,6 +65,8 @@ class Program:
             self.replicas.one_pass = ranks.wrap(self._compile(self.replicas.one_pass), device=device)
             self._losses, self._step = self.replicas.losses, self._one_step
         self._scorer = Scorer(run, self.replicas, self.data, self.view, ranks)
+        self._stages = stage_starts(run.model, steps=run.steps)
+        self._stage = run.model
         self.done = 0
         """Steps taken."""
 
@@ -108,10 +111,22 @@ class Program:
             raise ValueError(f"{steps} steps after step {self.done} are more than the run's {self.run.steps}")
         with true_float32():
             for _ in range(steps):
+                self._enter_stage()
                 if self.done % BLOCK == 0 or self._is_stale:
                     self._refill()
                 self._step()
                 self.done += 1
+
+    def _enter_stage(self) -> None:
+        """Compute as the model's stage of this step does; graphs of another stage are void."""
+        stage = next(stage for start, stage in reversed(self._stages) if start <= self.done)
+        if stage == self._stage:
+            return
+        self._stage = stage
+        if self.replicas.module.enter(stage):
+            self._scorer.forget_graphs()
+            if self.ranks.is_alone:
+                self._step = Captured(self._one_step, device=self.device)
 
     def _refill(self) -> None:
         """Draw what the steps of this block read, into the same tensors each time."""

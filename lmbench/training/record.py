@@ -17,7 +17,9 @@ from torch import Tensor
 
 from lmbench.config import Config
 from lmbench.home import commit
+from lmbench.layers.shape import Readout
 from lmbench.measure.flops import published_flops, train_flops
+from lmbench.models.base import stage_starts
 from lmbench.records import no_items
 from lmbench.run import SCHEMA, Run
 from lmbench.tasks.base import Batch, Scores, TaskData
@@ -52,9 +54,8 @@ class RunRecord:
         self._started = time.perf_counter()
         self._seconds = 0.0
         self.last_step = 0
-        self.readout = "last" if run.protocol.kind == "last_token" else "all"
+        self.readout = readout_of(run)
         self.targets_per_sequence = 1 if self.readout == "last" else run.model.seq_len
-        self.step_flops = train_flops(run.model, readout=self.readout, sequences=run.batch_size)
         self.optimizer_flops = run.optimizer.flops(layout_shapes) if layout_shapes else 0
         self.n_parameters = sum(value.numel() for value in weights.values())
 
@@ -76,13 +77,12 @@ class RunRecord:
 
     def _row(self, step: int, split: str, metric: str, value: float, n: int, evaluation: str = "") -> None:
         sequences = n_sequences(self.run, step)
-        flops = self.step_flops * sequences / self.run.batch_size
         self.rows.append(
             {
                 "evaluation": evaluation,
                 "step": step,
                 "tokens": sequences * self.targets_per_sequence,
-                "flops": flops,
+                "flops": float(run_flops(self.run, step)),
                 "seconds": self._seconds,
                 "split": split,
                 "task": self.run.task.kind,
@@ -124,7 +124,7 @@ class RunRecord:
         costs = {
             "parameters": self.n_parameters,
             "weights_bytes": 4 * self.n_parameters,
-            "train_flops": train_flops(run.model, readout=self.readout, sequences=windows),
+            "train_flops": run_flops(run, steps),
             "published_flops": published_flops(
                 self.n_parameters, n_windows=windows, seq_len=run.model.seq_len
             ),
@@ -161,6 +161,24 @@ def n_sequences(run: Run, step: int) -> int:
         return step * run.batch_size
     epochs, rest = divmod(step, -(-run.epoch_windows // run.batch_size))
     return epochs * run.epoch_windows + rest * run.batch_size
+
+
+def run_flops(run: Run, step: int) -> int:
+    """Forward and backward matrix products of the first `step` steps, of what each stage executes."""
+    readout, starts = readout_of(run), stage_starts(run.model, steps=run.steps)
+    ends = [start for start, _ in starts[1:]] + [run.steps]
+    return sum(
+        train_flops(
+            stage, readout=readout, sequences=n_sequences(run, min(step, end)) - n_sequences(run, start)
+        )
+        for (start, stage), end in zip(starts, ends, strict=True)
+        if start < step
+    )
+
+
+def readout_of(run: Run) -> Readout:
+    """What the run trains on: every position, or the last."""
+    return "last" if run.protocol.kind == "last_token" else "all"
 
 
 def describe(config: Config, *, label: str) -> dict[str, Any]:

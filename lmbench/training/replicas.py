@@ -157,6 +157,8 @@ class Replicas:
 def _loss(model, tokens_BT, targets_BT, n_targets, context_BK, *, parts: int) -> Tensor:
     output = model(tokens_BT, context_BK, readout=readout_of(tokens_BT, targets_BT))
     loss = summed_loss(output.logits_BTV, targets_BT) / n_targets
+    for weight, logits_BTV in output.exits:
+        loss = loss + weight * summed_loss(logits_BTV, targets_BT) / n_targets
     return loss if output.aux_loss is None else loss + output.aux_loss / parts
 
 

@@ -44,6 +44,11 @@ class Scorer:
         rows = zip(*map(self.ranks.summed, found), strict=True)
         return [self.data.summarise(*how.values(), nll_N, right_N, items=items) for nll_N, right_N in rows]
 
+    def forget_graphs(self) -> None:
+        """Capture anew: the model computes something else from now on."""
+        if self._is_captured:
+            self._score = CapturedScorer(self._batch, device=self.view.device)
+
     def _batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             return target_scores(self.replicas.logits(batch, self._weights_RP), batch.targets_BT)

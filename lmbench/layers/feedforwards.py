@@ -1,0 +1,23 @@
+"""The position-wise parts by name: what the second half of a block can be, and what each costs."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import nn
+
+from lmbench.layers.cost import Term
+from lmbench.layers.feedforward import FeedForward, feedforward_terms
+from lmbench.layers.shape import BlockShape
+
+
+class FeedForwardKind(NamedTuple):
+    """A module with maps `up` and `down`, and the closed form of its forward FLOPs."""
+
+    build: Callable[[BlockShape], nn.Module]
+    terms: Callable[..., tuple[Term, ...]]
+    """`terms(shape, n_layer=...)` over one sequence of seq_len tokens."""
+
+
+FEEDFORWARDS: dict[str, FeedForwardKind] = {
+    "dense": FeedForwardKind(FeedForward, feedforward_terms),
+}

@@ -1,0 +1,146 @@
+"""The stack that most kinds are: embedding, blocks of mixer and feed-forward, head.
+
+A kind of this family is a `StackConfig` with a mixer for each block, and perhaps an order of
+its own in which blocks are executed. The defaults are what small models are built of today;
+a kind that stands for a publication sets its own. Legend: B batch, T position, K preceding
+tokens, C model width, V vocabulary.
+"""
+
+from abc import ABC
+from collections import Counter
+from typing import Any, Self
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+from torch import Tensor, nn
+
+from lmbench.layers.block import Block, block_terms
+from lmbench.layers.cost import Term, merged
+from lmbench.layers.embedding import Head, TokenEmbedding, head_terms
+from lmbench.layers.mixer import Pass
+from lmbench.layers.shape import Activation, AttentionInit, BlockShape, Init, NormKind, NormOrder, Positions
+from lmbench.models.base import LanguageModel, ModelConfig, Output, Readout, State
+
+
+class StackConfig(ModelConfig, ABC):
+    """Abstract: the settings that all stacks of blocks share."""
+
+    d_model: int = Field(128, ge=1)
+    """Width of the residual stream; a multiple of n_head."""
+    n_layer: int = Field(3, ge=1)
+    """Blocks."""
+    n_head: int = Field(4, ge=1)
+    """Heads of the mixers that have such; query heads of attention."""
+    n_kv_head: int | None = Field(None, ge=1)
+    """Key and value heads of attention, a divisor of n_head; None is n_head."""
+    d_ff: int = Field(192, ge=1)
+    """Width of the feed-forward layers; None is turned into 4 d_model."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """On attention weights and after the feed-forward, in training; 0 switches it off."""
+    residual_dropout: bool = False
+    """Dropout also after the embedding and after the mixer's output map (GPT-2's places)."""
+    norm_order: NormOrder = "pre"
+    """Norm after the residual sum (published) or before each branch."""
+    norm: NormKind = "rmsnorm"
+    """Kind of every norm but that of queries and keys."""
+    norm_gain: bool = True
+    """False leaves the learned gain and bias out of every norm, that of queries and keys too."""
+    positions: Positions = "rope"
+    """How positions are told apart."""
+    activation: Activation = "swiglu"
+    """Of the feed-forward; swiglu has 3 C d_ff weights, the others 2 C d_ff."""
+    qk_norm: bool = True
+    """RMSNorm of attention's queries and keys over the head width."""
+    tied_head: bool = False
+    """The head borrows the embedding's matrix and has no bias."""
+    bias: bool = False
+    """Biases of all linear maps and LayerNorms; a tied head has none."""
+    attention_init: AttentionInit = "linear"
+    """Attention starts like nn.MultiheadAttention (published) or like separate nn.Linear."""
+    init: Init = "torch"
+    """"gpt2" draws all matrices and tables from N(0, 0.02^2), the maps that write to the residual
+    stream smaller by sqrt(2 n_layer), with biases at 0 (Radford et al. 2019), and scales no
+    embedding; it leaves attention_init nothing to decide."""
+    zero_init: bool = False
+    """The output maps of mixer and feed-forward, and an untied head, start at 0, after `init`."""
+    logit_cap: float | None = Field(None, gt=0)
+    """Logits become cap * tanh(logits / cap) (Gemma 2); None switches it off."""
+
+    @field_validator("d_ff", mode="before")
+    @classmethod
+    def _four_widths(cls, value: Any, info: ValidationInfo) -> Any:
+        """d_ff where it is None; d_model stands before it and is checked already."""
+        return 4 * info.data["d_model"] if value is None and "d_model" in info.data else value
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        self.block_shape()
+        return self
+
+    def block_shape(self) -> BlockShape:
+        """What every block of the stack looks like."""
+        own = {name: getattr(self, name) for name in BlockShape.names() if hasattr(self, name)}
+        return BlockShape(**own | {"n_kv_head": self.n_kv_head or self.n_head})
+
+    def mixers(self) -> tuple[str, ...]:
+        """The mixer of each stored block, by its name in `layers.mixers`."""
+        return ("attention",) * self.n_layer
+
+    def feedforwards(self) -> tuple[str, ...]:
+        """The position-wise part of each stored block, by its name in `layers.feedforwards`."""
+        return ("dense",) * self.n_layer
+
+    def order(self) -> tuple[int, ...]:
+        """Stored blocks in the order in which they are executed."""
+        return tuple(range(self.n_layer))
+
+    def build(self) -> "Stack":
+        """The module with freshly drawn weights."""
+        return Stack(self)
+
+    def terms(self, readout: Readout) -> tuple[Term, ...]:
+        """The executed blocks over all positions, the head where it is read."""
+        shape, parts = self.block_shape(), list(zip(self.mixers(), self.feedforwards(), strict=True))
+        alike = Counter(parts[at] for at in self.order())
+        blocks = [
+            term
+            for (mixer, feedforward), n in alike.items()
+            for term in block_terms(shape, n_layer=n, mixer=mixer, feedforward=feedforward)
+        ]
+        return merged(blocks) + head_terms(shape, vocab_size=self.vocab_size, readout=readout)
+
+
+class Stack(LanguageModel):
+    """logits = head(norm(block_n(... block_1(embedding(tokens)))))."""
+
+    def __init__(self, config: StackConfig) -> None:
+        super().__init__()
+        shape = config.block_shape()
+        sizes = {"vocab_size": config.vocab_size, "tied": config.tied_head}
+        self.embedding = TokenEmbedding(shape, **sizes)
+        parts = zip(config.mixers(), config.feedforwards(), strict=True)
+        self.blocks = nn.ModuleList([Block(shape, mixer=m, feedforward=f) for m, f in parts])
+        self.head = Head(shape, **sizes, logit_cap=config.logit_cap)
+
+    def executed(self) -> list[Block]:
+        """The blocks that a pass goes through, from the embedding to the head."""
+        return list(self.blocks)
+
+    def forward(
+        self, tokens_BT: Tensor, context_BK: Tensor | None = None, *, readout: Readout = "all"
+    ) -> Output:
+        """See `LanguageModel.forward`."""
+        shared, x_BTC = Pass(), self.embedding(tokens_BT)
+        for block in self.executed():
+            x_BTC = block(x_BTC, shared)
+        return Output(self.head(x_BTC, embedding=self.embedding, readout=readout), shared.aux_loss)
+
+    def extend(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """See `LanguageModel.extend`."""
+        blocks = self.executed()
+        length, states = (0, ({},) * len(blocks)) if state is None else state
+        shared, x_BTC, layers = Pass(), self.embedding(tokens_BT, first=length), []
+        for block, layer in zip(blocks, states, strict=True):
+            x_BTC, layer = block.extend(x_BTC, layer, shared)
+            layers.append(layer)
+        logits_B1V = self.head(x_BTC, embedding=self.embedding, readout="last")
+        return logits_B1V[:, 0], State(length + tokens_BT.shape[1], tuple(layers))
