@@ -1,7 +1,7 @@
 """Training tokens per second of one large run on two GPUs under torchrun against the same run on one.
 
 The run is nanoGPT's smallest GPT-2 by characters (d 768, 12 layers and heads, T 1024, 85.8M
-parameters), 64 sequences a step whatever the number of processes, bfloat16, AdamW. One GPU
+parameters), 128 sequences a step whatever the number of processes, bfloat16, AdamW. One GPU
 trains it as `lmbench train` does alone, compiled and with each step one captured graph. All
 processes live for the whole measurement and take turns: when one GPU trains, the others wait.
 """
@@ -58,7 +58,8 @@ def measure(options: argparse.Namespace, folder: Path, *, ranks: Ranks) -> list[
     """What each process does; the first one reports."""
     device = own_device(common.settle(options))
     steps = 2 if options.quick else options.steps
-    run = large_run(folder, steps=WARM_UP + steps * (options.repeats + 1), quick=options.quick)
+    total = WARM_UP + steps * (options.repeats + 1)
+    run = large_run(folder, steps=total, sequences=options.sequences, quick=options.quick)
     tokens = steps * run.batch_size * run.model.seq_len / 1e6
     compiled = device.type == "cuda" if options.compiled is None else options.compiled
 
@@ -113,15 +114,15 @@ def measure(options: argparse.Namespace, folder: Path, *, ranks: Ranks) -> list[
     return [result]
 
 
-def large_run(folder: Path, *, steps: int, quick: bool) -> Run:
-    """The run that both sides train."""
+def large_run(folder: Path, *, steps: int, sequences: int, quick: bool) -> Run:
+    """The run that both sides train, with so many sequences a step."""
     task = texts.task(folder)
     model = make("model", "transformer_nanogpt", **(QUICK if quick else LARGE))
     return Run(
         model=fit_model(model, task),
         task=task,
         steps=steps,
-        batch_size=8 if quick else 64,
+        batch_size=8 if quick else sequences,
         optimizer=make("optimizer", "adamw", lr=6e-4),
         dtype="bfloat16",
         test=False,
@@ -131,6 +132,9 @@ def large_run(folder: Path, *, steps: int, quick: bool) -> Run:
 def _parser() -> argparse.ArgumentParser:
     parser = common.parser(__doc__, repeats=5)
     parser.add_argument("--processes", type=int, default=2, help="and GPUs (default: %(default)s)")
+    parser.add_argument(
+        "--sequences", type=int, default=128, help="of a step, over all processes (default: %(default)s)"
+    )
     parser.add_argument("--steps", type=int, default=10, help="steps per timing (default: %(default)s)")
     parser.add_argument(
         "--compiled", action=argparse.BooleanOptionalAction, help="both sides (default: on a GPU)"
