@@ -352,7 +352,7 @@ def test_a_benchmark_without_a_target_is_named_in_words_and_not_judged(project):
 
 
 def test_a_baseline_that_missed_its_goal_is_marked_as_a_bound(project):
-    row = performance_row(project, name="cpu_time_to_quality", baseline_reached=[True, False])
+    row = performance_row(project, name="cpu_time_to_quality", unit="s", baseline_reached=[True, False])
     assert (row["baseline"], row["ratio [range]"]) == ("≥ 10.00", "≥ 12.00 [11.50, 12.25]")
 
 

@@ -19,6 +19,7 @@ from lmbench.analysis.crossing_panel import crossing_panel
 from lmbench.analysis.curves import training_curves, tuning_curves
 from lmbench.analysis.formats import COSTS, METRICS
 from lmbench.analysis.references import References, reference_values
+from lmbench.analysis.reversals import rank_panel
 from lmbench.analysis.table import HIGHER_IS_BETTER, provenance
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "crossing_panel",
     "loss_against",
     "paired_differences",
+    "rank_panel",
     "sweep_panel",
     "training_curves",
     "tuning_curves",

@@ -41,6 +41,20 @@ def summarise(
     return pd.DataFrame(rows, columns=[*by, "mean", "sd", "n", "low", "high"])
 
 
+def with_the_best(pairs: pd.DataFrame, *, most: int) -> pd.DataFrame:
+    """All pairs, or where they are more than `most` those of the group with the lowest values."""
+    if len(pairs) <= most:
+        return pairs
+    groups = list(dict.fromkeys([*pairs["a"], *pairs["b"]]))
+    wins = {
+        name: int(((pairs["a"] == name) & (pairs["difference"] < 0)).sum())
+        + int(((pairs["b"] == name) & (pairs["difference"] > 0)).sum())
+        for name in groups
+    }
+    best = max(groups, key=wins.__getitem__)
+    return pairs[(pairs["a"] == best) | (pairs["b"] == best)].reset_index(drop=True)
+
+
 def paired_differences(
     frame: pd.DataFrame,
     *,

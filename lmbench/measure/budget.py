@@ -38,18 +38,22 @@ def equal_flops(config: ModelConfig, *, target_per_token: float) -> Match:
     Raises:
         ValueError: as `equal_parameters`.
     """
+    return _resize(config, target=target_per_token, cost=flops_per_token, unit="FLOPs per token")
 
-    def per_token(candidate: ModelConfig) -> float:
-        return mean_step_flops(candidate, readout="all", batch_size=1) / candidate.seq_len
 
-    return _resize(config, target=target_per_token, cost=per_token, unit="FLOPs per token")
+def flops_per_token(config: ModelConfig) -> float:
+    """Training FLOPs per predicted token, on average over a training, readout "all"."""
+    return mean_step_flops(config, readout="all", batch_size=1) / config.seq_len
 
 
 def _resize(config: ModelConfig, *, target: float, cost: Callable[[ModelConfig], float], unit: str) -> Match:
-    fields = type(config).model_fields
+    fields = set(type(config).model_fields)
     if "d_model" not in fields:
         raise ValueError(f"{config.name} has no d_model, so it cannot be resized to equal {unit}")
     sizes = config.to_dict()
+    # A stack without feed-forwards has the field, which then decides nothing.
+    if "d_ff" in fields and cost(config.replace(d_ff=2 * sizes["d_ff"])) == cost(config):
+        fields.remove("d_ff")
     step = 2 * (sizes["n_head"] if "n_head" in fields else 1)
 
     def at_width(multiple: int) -> ModelConfig:

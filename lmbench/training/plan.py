@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from lmbench.config import build, unknown
-from lmbench.measure.budget import equal_parameters
+from lmbench.measure.budget import equal_flops, equal_parameters, flops_per_token
 from lmbench.measure.flops import mean_step_flops, parameters, published_flops
 from lmbench.models.base import ModelConfig
 from lmbench.records import Records, flatten
@@ -23,7 +23,7 @@ from lmbench.training.execute import fit_model, resolve_device
 from lmbench.training.record import n_sequences, readout_of, run_flops
 from lmbench.training.speed import seconds_per_step
 
-EQUAL = ("flops", "tokens", "parameters", "bytes", "seconds", "epochs")
+EQUAL = ("flops", "tokens", "parameters", "flops_per_token", "bytes", "seconds", "epochs")
 MIN_STEPS = 2  # fewer optimizer steps are no training
 
 
@@ -44,6 +44,8 @@ def plan(
         equal: "flops": every model trains for `budget` counted training FLOPs; "tokens": for
             `budget` targets; "parameters": the same, after all models were resized to the
             parameter count of the last one, which at one precision is also equal "bytes";
+            "flops_per_token": the same, resized to the training FLOPs per target of the last one, so
+            that with the targets all FLOPs are equal;
             "seconds": for `budget` seconds at the speed measured here; "epochs": for `budget`
             epochs of `epoch_windows`.
         budget: one number, or one per model (the published study's unequal epochs).
@@ -68,6 +70,9 @@ def plan(
     if equal in ("parameters", "bytes"):
         target = parameters(fitted[-1]).total
         fitted = [equal_parameters(model, target=target).config for model in fitted]
+    if equal == "flops_per_token":
+        target = flops_per_token(fitted[-1])
+        fitted = [equal_flops(model, target_per_token=target).config for model in fitted]
     runs = []
     for model, amount in zip(fitted, budgets, strict=True):
         draft = build(Run, {"model": model, "task": task, "steps": 1} | settings)
