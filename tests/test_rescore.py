@@ -161,3 +161,24 @@ def test_text_that_the_model_was_trained_on_is_refused(run, store, monkeypatch):
     ):
         evaluate_run(run.digest, store=store, device="cpu", task=plays, split="train")
     assert store.digests() == [run.digest]
+
+
+# ------------------------------------------------------------------ other computations with the same weights
+
+
+def test_another_model_may_compute_with_the_same_weights(task, store):
+    run = small_run(task, model="transformer")
+    run_all([run], store=store, device="cpu", progress=False)
+    other = run.model.replace(n_head=run.model.n_head * 2)
+    rows = evaluate_run(run.digest, store=store, device="cpu", model=other)
+    own = evaluate_run(run.digest, store=store, device="cpu")
+    assert set(rows["run"]) != set(own["run"]) == {run.digest}
+    assert nll(rows) != nll(own)
+    assert evaluate_run(run.digest, store=store, device="cpu", model=run.model).equals(own)
+    assert set(rows["metric"]) == set(own["metric"]), "its pass does not depend on the text"
+
+
+def test_a_model_with_other_weights_is_refused_by_the_name_of_one(run, store):
+    other = run.model.replace(d_model=2 * run.model.d_model)
+    with pytest.raises(ValueError, match=rf"weights of run {run.digest} do not fit .*: .* is not the same"):
+        evaluate_run(run.digest, store=store, device="cpu", model=other)

@@ -104,6 +104,30 @@ def score_split(
     return nll_RN, correct_RN
 
 
+@torch.no_grad()
+def mean_effort(
+    model: LanguageModel, data: TaskData, *, split: str, protocol: Config, view: View, eval_seed: int = 0
+) -> dict[str, tuple[float, int]]:
+    """`LanguageModel.effort` averaged over the positions that are scored: name to (mean, n)."""
+    was_training, sums, n = model.training, {}, 0
+    model.eval()
+    try:
+        with true_float32():
+            for batch in data.eval_batches(split, protocol, view, eval_seed=eval_seed):
+                found, width = model.effort(batch.tokens_BT), batch.targets_BT.shape[1]
+                if not found:
+                    return {}
+                is_scored_BT = batch.targets_BT != IGNORE
+                for name, effort_BT in found.items():
+                    kept_N = effort_BT[:, -width:][is_scored_BT].double()
+                    sums[name] = sums.get(name, 0.0) + float(kept_N.sum())
+                n += int(is_scored_BT.sum())
+                Progress.beat()
+    finally:
+        model.train(was_training)
+    return {name: (total / n, n) for name, total in sums.items()}
+
+
 @contextlib.contextmanager
 def true_float32() -> Iterator[None]:
     """float32 means float32 inside: products and convolutions use no TensorFloat-32, whatever was set."""

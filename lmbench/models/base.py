@@ -65,6 +65,10 @@ class ModelConfig(Config, ABC):
             readout: "all" gives seq_len predictions, "last" one.
         """
 
+    def inactive_parameters(self) -> int:
+        """Stored numbers that the pass of any one token does not use: those of experts not chosen."""
+        return 0
+
     def stages(self) -> "tuple[tuple[float, ModelConfig], ...]":
         """What is computed in the course of training: (share of the steps at which it begins, config).
 
@@ -103,6 +107,10 @@ class LanguageModel(nn.Module, ABC):
             tokens_BT: (B, T) ids, at least one.
             state: of the tokens before them; None is the start of a text.
         """
+
+    def effort(self, tokens_BT: Tensor) -> dict[str, Tensor]:
+        """What the pass over each position took, (B, T) by name, where it depends on the text; else {}."""
+        return {}
 
     def enter(self, stage: ModelConfig) -> bool:
         """Compute as this stage of `ModelConfig.stages` does from now on.

@@ -4,7 +4,7 @@ The result is an `Evaluation`, filed under its own digest and never computed twi
 test of a training run is one too; asking for it again finds it in the run's own rows.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from lmbench.config import Config, from_dict
 from lmbench.data.corpus import refuse_overlap
-from lmbench.measure.score import evaluate
-from lmbench.models.base import LanguageModel, seeded
+from lmbench.measure.score import evaluate, mean_effort
+from lmbench.models.base import LanguageModel, ModelConfig, seeded
 from lmbench.run import Evaluation, Run
 from lmbench.store import Store
 from lmbench.tasks.base import View, load_task
@@ -31,13 +31,29 @@ class Loaded:
     """sha256 of the weights."""
 
 
-def load_run(digest: str, *, store: Store, device: torch.device) -> Loaded:
-    """Rebuild a run's model with the weights that it reports."""
+def load_run(
+    digest: str, *, store: Store, device: torch.device, model: ModelConfig | None = None
+) -> Loaded:
+    """Rebuild a run's model with the weights that it reports.
+
+    Args:
+        model: what computes with them, where it is not the run's own.
+
+    Raises:
+        ValueError: unknown run, a run without weights, or a model that they do not fit.
+    """
     run = from_dict("run", store.record(digest)["run"]["config"])
     state = load_file(store.weights(digest))
-    model = seeded(run.model, init_seed=run.init_seed)
-    model.load_state_dict(state)
-    return Loaded(run=run, model=model.to(device), weights=weights_hash(state))
+    built = seeded(model or run.model, init_seed=run.init_seed)
+    shapes = {name: tuple(value.shape) for name, value in built.named_parameters()}
+    odd = sorted(name for name, value in state.items() if shapes.get(name) != tuple(value.shape))
+    odd += sorted(shapes.keys() - state.keys())
+    if odd:
+        raise ValueError(
+            f"the weights of run {digest} do not fit {(model or run.model).name}: {odd[0]} is not the same"
+        )
+    built.load_state_dict(state, strict=False)
+    return Loaded(run=run, model=built.to(device), weights=weights_hash(state))
 
 
 def evaluate_run(
@@ -47,24 +63,29 @@ def evaluate_run(
     split: str = "test",
     task: Config | None = None,
     protocol: Config | None = None,
+    model: ModelConfig | None = None,
     eval_seed: int | None = None,
     device: str | None = None,
 ) -> pd.DataFrame:
     """Rows of one Evaluation of a finished run; what is None is as in the run.
 
+    Args:
+        model: computes something else with the same weights: fewer iterations, an earlier exit. What
+            the pass took (`LanguageModel.effort`) stands among the rows where it depends on the text.
+
     Raises:
-        ValueError: unknown run, a run without weights, a task whose vocabulary is not the model's, or
-            one whose text overlaps what the model was trained on.
+        ValueError: unknown run, a run without weights, a model with other weights, a task whose
+            vocabulary is not the model's, or one whose text overlaps what the model was trained on.
     """
     where = resolve_device(device)
-    loaded = load_run(digest, store=store, device=where)
+    loaded = load_run(digest, store=store, device=where, model=model)
     run = loaded.run
     other = task is not None and task != run.task
     if other:
         refuse_leak(run.task, task, split=split)
     evaluation = Evaluation(
         weights=loaded.weights,
-        model=run.model,
+        model=model or run.model,
         task=task or run.task,
         protocol=protocol or run.protocol,
         split=split,
@@ -113,6 +134,15 @@ def _evaluate_into(evaluation: Evaluation, loaded: Loaded, store: Store, device:
             view=view,
             eval_seed=evaluation.eval_seed,
         )
+        effort = mean_effort(
+            loaded.model,
+            data,
+            split=evaluation.split,
+            protocol=evaluation.protocol,
+            view=view,
+            eval_seed=evaluation.eval_seed,
+        )
+        scores = replace(scores, metrics=scores.metrics | effort)
         record = RunRecord(loaded.run.replace(task=evaluation.task), loaded.model.state_dict(), device)
         record.scores(evaluation, loaded.run.steps, scores)
         store.finish(
