@@ -3,7 +3,7 @@
 Legend: B batch, T position, C model width, H head, G key-value head, K head width,
 P any head, A batch and head.
 Source: Vaswani et al. 2017 (multi-head), Ainslie et al. 2023 (grouped queries), Henry et
-al. 2020 and Dehghani et al. 2023 (norm of queries and keys).
+al. 2020 and Dehghani et al. 2023 (norm of queries and keys), Zhou et al. 2024 (value residual).
 """
 
 import math
@@ -90,6 +90,10 @@ class CausalSelfAttention(Mixer):
         self.k_norm = RMSNorm(shape.d_head, gain=shape.norm_gain) if shape.qk_norm else None
         rope = shape.positions == "rope"
         self.rotary = Rotary(seq_len=shape.seq_len, d_head=shape.d_head) if rope else None
+        self.value_residual = shape.value_residual
+        mixes = shape.value_residual and not shape.is_first
+        # Of its own values and of the first layer's.
+        self.value_mix = nn.Parameter(torch.full((2,), 0.5)) if mixes else None
         self.alibi = Alibi(n_head=shape.n_head) if shape.positions == "alibi" else None
         if shape.attention_init == "multihead":
             nn.init.xavier_uniform_(self.in_proj.weight)
@@ -102,6 +106,8 @@ class CausalSelfAttention(Mixer):
         T = x_BTC.shape[1]
         x_BTPK = self.in_proj(x_BTC).unflatten(-1, (-1, self.d_head))
         q_BTHK, k_BTGK, v_BTGK = x_BTPK.split(self.heads, dim=-2)
+        if self.value_residual:
+            v_BTGK = self._mix_values(v_BTGK, shared)
         if self._is_plain and is_short(q_BTHK):
             qkv_BT3HK = x_BTPK.unflatten(-2, (3, -1))
             return self.out_proj(attend_packed(qkv_BT3HK, dropout=self.dropout).flatten(2))
@@ -120,6 +126,8 @@ class CausalSelfAttention(Mixer):
         first = state["k_BTGK"].shape[1] if state else 0
         x_BTPK = self.in_proj(x_BTC).unflatten(-1, (-1, self.d_head))
         q_BTHK, k_BTGK, v_BTGK = x_BTPK.split(self.heads, dim=-2)
+        if self.value_residual:
+            v_BTGK = self._mix_values(v_BTGK, shared)
         if self.q_norm is not None or self.rotary is not None:
             qk_BTPK = self._place(x_BTPK[..., : sum(self.heads[:2]), :], first=first)
             q_BTHK, k_BTGK = qk_BTPK.split(self.heads[:2], dim=-2)
@@ -156,11 +164,22 @@ class CausalSelfAttention(Mixer):
             return qk_BTPK
         return self.rotary(qk_BTPK.transpose(1, 2), first=first).transpose(1, 2)
 
+    def _mix_values(self, v_BTGK: Tensor, shared: Pass | None) -> Tensor:
+        """l1 v + l2 v_first, as they are where this is the first attention layer of the pass.
+
+        Source: Zhou et al. 2024 (ResFormer), eq. 4, with both factors learned from 0.5 on.
+        """
+        if shared is not None and shared.first_value is None:
+            shared.first_value = v_BTGK
+        if self.value_mix is None or shared is None:
+            return v_BTGK
+        return self.value_mix[0] * v_BTGK + self.value_mix[1] * shared.first_value
+
     @property
     def _is_plain(self) -> bool:
         """Whether the kernel may read what the projection leaves, as it lies."""
-        changed = self.q_norm, self.rotary, self.alibi
-        return self.heads[0] == self.heads[1] and changed == (None, None, None)
+        changed = self.q_norm, self.rotary, self.alibi, self.value_mix
+        return self.heads[0] == self.heads[1] and changed == (None, None, None, None)
 
 
 def _repeat_heads(x_BTGK: Tensor, *, times: int) -> Tensor:

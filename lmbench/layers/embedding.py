@@ -3,39 +3,26 @@
 With a tied head both ends share one matrix (Press and Wolf 2017). It then starts at
 N(0, 1/C), so that logits have unit variance, and is scaled by sqrt(C) on the way in, so
 that the input does (Vaswani et al. 2017, section 3.4); GPT-2's start is N(0, 0.02^2) for
-all tables and no scale. Legend: B batch, T position, C model width, V vocabulary.
+all tables and no scale. The matrix may be held in two factors, see `layers.low_rank`, and a
+token's vector may take from the token before it, see `layers.bigram`.
+Legend: B batch, T position, C model width, V vocabulary.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmbench.layers.bigram import BigramEmbedding, Smear, smear_terms
 from lmbench.layers.cost import Term, matmul
 from lmbench.layers.dropout import Dropout
 from lmbench.layers.init import GPT2_STD, draw_normal, set_to_zero
+from lmbench.layers.lookup import look_up as look_up
+from lmbench.layers.lookup import one_hot as one_hot
+from lmbench.layers.low_rank import LowRankEmbedding, low_rank_flops, low_rank_head_flops
+from lmbench.layers.mixer import LayerState
 from lmbench.layers.norm import make_norm
 from lmbench.layers.positions import LearnedPositions, NoPositions, SinusoidalPositions
 from lmbench.layers.shape import BlockShape, Readout
-
-ONE_HOT_LIMIT = 512
-"""Largest vocabulary that a GPU looks up by a matrix product."""
-
-
-def look_up(weight: Tensor, ids: Tensor) -> Tensor:
-    """Rows of `weight` (V, C) by `ids` of any shape: (*ids, C).
-
-    On CUDA a small table is read by a product with one-hot rows, which sums one value and
-    zeros and so is exact. Its gradient is a product too; torch's own adds thousands of tokens
-    to a few dozen rows one by one, in an order that changes. The ledger counts a look-up in both.
-    """
-    if weight.is_cuda and weight.shape[0] <= ONE_HOT_LIMIT:
-        return one_hot(ids, n=weight.shape[0], dtype=weight.dtype) @ weight
-    return F.embedding(ids, weight)
-
-
-def one_hot(ids: Tensor, *, n: int, dtype: torch.dtype) -> Tensor:
-    """(*ids, n) rows with a 1 at the id; element-wise, so that compilers need not store it."""
-    return (ids.unsqueeze(-1) == torch.arange(n, device=ids.device)).to(dtype)
 
 
 def soft_cap(logits: Tensor, *, cap: float) -> Tensor:
@@ -57,15 +44,24 @@ def check_length(n_tokens: int, *, seq_len: int) -> None:
 
 
 class TokenEmbedding(nn.Module):
-    """Token vectors plus the vectors of their positions, where the positions are of that kind."""
+    """Token vectors plus the vectors of their positions, where the positions are of that kind.
+
+    Args:
+        tied: whether a head borrows the matrix.
+    """
 
     def __init__(self, shape: BlockShape, *, vocab_size: int, tied: bool) -> None:
         super().__init__()
         self.seq_len = shape.seq_len
-        self.token = nn.Embedding(vocab_size, shape.d_model)
         self.scale = shape.d_model**0.5 if tied and shape.init == "torch" else 1.0
-        if tied:
-            nn.init.normal_(self.token.weight, std=shape.d_model**-0.5)
+        std = GPT2_STD if shape.init == "gpt2" else shape.d_model**-0.5 if tied else 1.0
+        if shape.embedding_rank is None:
+            self.token: nn.Module = nn.Embedding(vocab_size, shape.d_model)
+            if tied:
+                nn.init.normal_(self.token.weight, std=shape.d_model**-0.5)
+        else:
+            factors = {"rank": shape.embedding_rank, "width": shape.d_model}
+            self.token = LowRankEmbedding(vocab_size, **factors, std=std)
         sizes = {"seq_len": shape.seq_len, "d_model": shape.d_model}
         added = {"learned": LearnedPositions, "sinusoidal": SinusoidalPositions}
         self.position = added[shape.positions](**sizes) if shape.positions in added else NoPositions()
@@ -73,6 +69,10 @@ class TokenEmbedding(nn.Module):
         if shape.init == "gpt2":
             for table in [part for part in self.modules() if isinstance(part, nn.Embedding)]:
                 draw_normal(table, std=GPT2_STD)
+        self.smear = Smear(shape.d_model) if shape.smear else None
+        pairs = {"vocab_size": vocab_size, "width": shape.d_model}
+        n = shape.bigram_buckets
+        self.bigram = BigramEmbedding(n, **pairs) if n else None
 
     def forward(self, tokens_BT: Tensor, *, first: int = 0) -> Tensor:
         """(B, T) ids to (B, T, C).
@@ -84,9 +84,41 @@ class TokenEmbedding(nn.Module):
             ValueError: more tokens than the context holds.
         """
         check_length(first + tokens_BT.shape[1], seq_len=self.seq_len)
-        x_BTC = look_up(self.token.weight, tokens_BT)
+        return self.dropout(self.position(self._vectors(tokens_BT), first=first))
+
+    def extend(self, tokens_BT: Tensor, state: LayerState, *, first: int) -> tuple[Tensor, LayerState]:
+        """The same for tokens after those that `state` stands for; {} is the start of a text."""
+        if self.smear is None and self.bigram is None:
+            return self(tokens_BT, first=first), {}
+        remembered = {"tokens_B1": tokens_BT[:, -1:]}
+        if not state:
+            return self(tokens_BT, first=first), remembered
+        check_length(first + tokens_BT.shape[1], seq_len=self.seq_len)
+        # The token before is read again, as if nothing preceded it; only its successor's vector counts.
+        x_BLC = self._vectors(torch.cat((state["tokens_B1"], tokens_BT), dim=1))
+        return self.dropout(self.position(x_BLC[:, 1:], first=first)), remembered
+
+    def logits(self, x_BTC: Tensor) -> Tensor:
+        """(B, T, V) by the matrix of the token vectors, for a tied head."""
+        factored = isinstance(self.token, LowRankEmbedding)
+        return self.token.logits(x_BTC) if factored else F.linear(x_BTC, self.token.weight)
+
+    def _vectors(self, tokens_BT: Tensor) -> Tensor:
+        """(B, T, C), without positions."""
+        factored = isinstance(self.token, LowRankEmbedding)
+        x_BTC = self.token(tokens_BT) if factored else look_up(self.token.weight, tokens_BT)
         x_BTC = x_BTC if self.scale == 1.0 else self.scale * x_BTC
-        return self.dropout(self.position(x_BTC, first=first))
+        if self.smear is not None:
+            x_BTC = self.smear(x_BTC)
+        return x_BTC if self.bigram is None else x_BTC + self.bigram(tokens_BT)
+
+
+def embedding_terms(shape: BlockShape) -> tuple[Term, ...]:
+    """Forward FLOPs of the embedding over one sequence; look-ups cost none."""
+    T, C, rank, terms = shape.seq_len, shape.d_model, shape.embedding_rank, ()
+    if rank is not None:
+        terms = (Term(name="embedding", forward=low_rank_flops(T, rank=rank, width=C)),)
+    return terms + (smear_terms(width=C, seq_len=T) if shape.smear else ())
 
 
 class Head(nn.Module):
@@ -112,12 +144,14 @@ class Head(nn.Module):
             readout: "all" or "last".
         """
         x_BTC = self.norm(x_BTC[:, -1:] if readout == "last" else x_BTC)
-        tied = self.linear is None
-        logits_BTV = F.linear(x_BTC, embedding.token.weight) if tied else self.linear(x_BTC)
+        logits_BTV = embedding.logits(x_BTC) if self.linear is None else self.linear(x_BTC)
         return logits_BTV if self.logit_cap is None else soft_cap(logits_BTV, cap=self.logit_cap)
 
 
 def head_terms(shape: BlockShape, *, vocab_size: int, readout: Readout) -> tuple[Term, ...]:
-    """Forward FLOPs of the head over one sequence; the embedding is a look-up and costs none."""
-    rows = shape.seq_len if readout == "all" else 1
-    return (Term(name="head", forward=matmul(rows, inner=shape.d_model, columns=vocab_size)),)
+    """Forward FLOPs of the head over one sequence; a tied one goes through the factors of its matrix."""
+    rows, C = shape.seq_len if readout == "all" else 1, shape.d_model
+    if shape.embedding_rank is None or not shape.tied_head:
+        return (Term(name="head", forward=matmul(rows, inner=C, columns=vocab_size)),)
+    factors = low_rank_head_flops(rows, rank=shape.embedding_rank, width=C, vocab_size=vocab_size)
+    return (Term(name="head", forward=factors),)

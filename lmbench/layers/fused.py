@@ -14,6 +14,7 @@ Elsewhere (short sequences on the CPU, float64 on CUDA, MPS) the weights are for
 Legend: B batch, H head, T position, K head width. Source: Dao et al. 2022 (flash attention).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from lmbench.layers.cost import matmul
+from lmbench.layers.grouped import product_formulas
 from lmbench.layers.operator import fold, operator
 
 aten = torch.ops.aten
@@ -47,7 +49,9 @@ def flop_formulas() -> dict[Any, Callable[..., int]]:
     """For torch's FLOP counter, which cannot see into an operator: FLOPs from the shapes of its arguments.
 
     All T^2 pairs are counted, as where the weights are formed; the scores that the backward pass
-    forms again are recomputation and left out.
+    forms again are recomputation and left out. So is a triangular solve, which torch counts as
+    nothing, as the product with the dense inverse; autograd makes one more of its backward pass,
+    and one product.
     """
 
     def forward(q_BHTK: torch.Size, *others: torch.Size, out_shape: object) -> int:
@@ -58,8 +62,18 @@ def flop_formulas() -> dict[Any, Callable[..., int]]:
         B, T, H, K = grad_BTHK
         return 4 * B * H * matmul(T, inner=K, columns=T)  # of weights, values, queries and keys
 
+    def solve(
+        triangle: torch.Size, right: torch.Size, *, upper: bool, unitriangular: bool, out_shape: object
+    ) -> int:
+        *batch, rows, columns = right
+        return math.prod(batch) * matmul(rows, inner=rows, columns=columns)
+
     ours = torch.ops.lmbench
-    return {ours.causal_attention: forward, ours.causal_attention_backward: backward}
+    return {
+        ours.causal_attention: forward,
+        ours.causal_attention_backward: backward,
+        aten.linalg_solve_triangular: solve,
+    } | product_formulas()
 
 
 @operator("causal_attention(Tensor q, Tensor k, Tensor v) -> (Tensor, Tensor)")

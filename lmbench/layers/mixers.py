@@ -5,8 +5,11 @@ from typing import NamedTuple
 
 from lmbench.layers.attention import CausalSelfAttention, attention_terms
 from lmbench.layers.cost import Term
+from lmbench.layers.linear_attention import LinearAttention, linear_attention_terms
 from lmbench.layers.mixer import Mixer
+from lmbench.layers.recurrence import GatedRecurrence, recurrence_terms
 from lmbench.layers.shape import BlockShape
+from lmbench.layers.ssm import SelectiveSSM, ssm_terms
 
 
 class MixerKind(NamedTuple):
@@ -15,8 +18,13 @@ class MixerKind(NamedTuple):
     build: Callable[[BlockShape], Mixer]
     terms: Callable[..., tuple[Term, ...]]
     """`terms(shape, n_layer=...)` over one sequence of seq_len tokens."""
+    has_conv: bool = False
+    """Whether `conv_width` is a convolution inside it; a block puts one in front of the others."""
 
 
 MIXERS: dict[str, MixerKind] = {
     "attention": MixerKind(CausalSelfAttention, attention_terms),
+    "linear_attention": MixerKind(LinearAttention, linear_attention_terms),
+    "recurrence": MixerKind(GatedRecurrence, recurrence_terms, has_conv=True),
+    "ssm": MixerKind(SelectiveSSM, ssm_terms, has_conv=True),
 }

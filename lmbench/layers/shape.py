@@ -14,6 +14,8 @@ Positions = Literal["learned", "none", "sinusoidal", "rope", "alibi"]
 Activation = Literal["relu", "gelu", "swiglu", "relu2"]
 AttentionInit = Literal["multihead", "linear"]
 Init = Literal["torch", "gpt2"]
+Rule = Literal["add", "delta"]
+Decay = Literal["none", "data"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +52,38 @@ class BlockShape:
     """The maps that write to the residual stream, and an untied head, start at 0."""
 
     conv_width: int = 0
-    """Taps of a short causal convolution in every mixer; 0 is none."""
+    """Taps of a short causal convolution: inside the mixers that have one (`MixerKind.has_conv`), in
+    front of all others; 0 is none."""
+    value_residual: bool = False
+    """Attention mixes the values of the first attention layer into its own."""
+    is_first: bool = False
+    """No attention layer is executed before this block's, which gives the values that later ones mix in."""
+    tied_head: bool = False
+    """The head borrows the matrix of the token vectors."""
+    embedding_rank: int | None = None
+    """Rank of that matrix, held in two factors; None is a plain table."""
+    smear: bool = False
+    """A token's vector takes from the one before it, through a gate."""
+    bigram_buckets: int = 0
+    """Rows of a table for pairs of neighbours, added to the token's vector; 0 is none."""
+    branch_scales: bool = False
+    """A learned factor for each feature of what mixer and feed-forward add to the stream."""
     expand: int = 1
     """Inner width of a recurrent mixer, in multiples of d_model."""
+    n_expert: int = 1
+    """Feed-forwards of a mixture of experts."""
+    top_k: int = 1
+    """Experts that each position uses."""
+    balance_weight: float = 0.0
+    """Of the loss that keeps the shares of the experts equal; 0 leaves it out."""
+    z_weight: float = 0.0
+    """Of the loss that keeps a router's logits small; 0 leaves it out."""
     d_state: int = 16
     """State of a selective state-space model, per inner feature."""
+    rule: Rule = "delta"
+    """How linear attention writes to its memory: on top, or over what the key held."""
+    decay: Decay = "data"
+    """Of linear attention's memory: a factor for each head and position, drawn from the input, or none."""
 
     def __post_init__(self) -> None:
         if self.d_model % self.n_head:

@@ -65,6 +65,10 @@ class ModelConfig(Config, ABC):
             readout: "all" gives seq_len predictions, "last" one.
         """
 
+    def recomputed(self) -> int:
+        """Forward FLOPs over one sequence that a training step computes a second time, to save memory."""
+        return 0
+
     def inactive_parameters(self) -> int:
         """Stored numbers that the pass of any one token does not use: those of experts not chosen."""
         return 0

@@ -8,6 +8,7 @@ tokens, C model width, V vocabulary.
 
 from abc import ABC
 from collections import Counter
+from dataclasses import replace
 from typing import Any, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 
 from lmbench.layers.block import Block, block_terms
 from lmbench.layers.cost import Term, merged
-from lmbench.layers.embedding import Head, TokenEmbedding, head_terms
+from lmbench.layers.embedding import Head, TokenEmbedding, embedding_terms, head_terms
 from lmbench.layers.mixer import Pass
 from lmbench.layers.shape import Activation, AttentionInit, BlockShape, Init, NormKind, NormOrder, Positions
+from lmbench.layers.vectors import Vectors
 from lmbench.models.base import LanguageModel, ModelConfig, Output, Readout, State
 
 
@@ -64,6 +66,27 @@ class StackConfig(ModelConfig, ABC):
     """The output maps of mixer and feed-forward, and an untied head, start at 0, after `init`."""
     logit_cap: float | None = Field(None, gt=0)
     """Logits become cap * tanh(logits / cap) (Gemma 2); None switches it off."""
+    embedding_rank: int | None = Field(None, ge=1)
+    """Token vectors from two factors, V x rank and rank x d_model (ALBERT). A tied head goes back through
+    both; an untied one is a full d_model x V matrix. None is a plain table."""
+    conv_width: int = Field(0, ge=0)
+    """Taps of a short causal convolution: inside the mixers that have one, in front of all others;
+    0 is none."""
+    unet_skips: bool = False
+    """What the first half of the executed blocks wrote is added, in reverse, to what the second half
+    reads, with learned weights from 1 on; of an odd number, the last block reads no addition."""
+    embedding_mix: bool = False
+    """Each block reads a learned mix of the stream and the embedding, from the stream alone on."""
+    branch_scales: bool = False
+    """A learned factor, from 1 on, for each feature of what mixer and feed-forward add to the stream."""
+    value_residual: bool = False
+    """Attention mixes the values of the first attention layer into its own (ResFormer). Other mixers
+    are left as they are; a stack with fewer than two attention layers is refused."""
+    smear: bool = False
+    """A token's vector takes from the one before it, through a gate that starts without effect."""
+    bigram_buckets: int = Field(0, ge=0)
+    """Rows of a table, from 0 on, that pairs of neighbouring tokens are hashed to, added to the token's
+    vector; from V (V + 1) on each pair has its own. 0 is none."""
 
     @field_validator("d_ff", mode="before")
     @classmethod
@@ -74,6 +97,13 @@ class StackConfig(ModelConfig, ABC):
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
         self.block_shape()
+        n_attention = self.mixers().count("attention") if self.value_residual else 2
+        if n_attention < 2:
+            raise ValueError(
+                f"value_residual = True mixes the first attention layer's values into later ones', so it "
+                f"needs at least 2 attention layers, but {self.kind!r} has {n_attention}; "
+                f"accepted: False"
+            )
         return self
 
     def block_shape(self) -> BlockShape:
@@ -93,6 +123,10 @@ class StackConfig(ModelConfig, ABC):
         """Stored blocks in the order in which they are executed."""
         return tuple(range(self.n_layer))
 
+    def longest_order(self) -> tuple[int, ...]:
+        """That of the stage which executes most; the parameters are those that it needs."""
+        return self.order()
+
     def build(self) -> "Stack":
         """The module with freshly drawn weights."""
         return Stack(self)
@@ -106,7 +140,8 @@ class StackConfig(ModelConfig, ABC):
             for (mixer, feedforward), n in alike.items()
             for term in block_terms(shape, n_layer=n, mixer=mixer, feedforward=feedforward)
         ]
-        return merged(blocks) + head_terms(shape, vocab_size=self.vocab_size, readout=readout)
+        head = head_terms(shape, vocab_size=self.vocab_size, readout=readout)
+        return embedding_terms(shape) + merged(blocks) + head
 
 
 class Stack(LanguageModel):
@@ -118,29 +153,61 @@ class Stack(LanguageModel):
         sizes = {"vocab_size": config.vocab_size, "tied": config.tied_head}
         self.embedding = TokenEmbedding(shape, **sizes)
         parts = zip(config.mixers(), config.feedforwards(), strict=True)
-        self.blocks = nn.ModuleList([Block(shape, mixer=m, feedforward=f) for m, f in parts])
+        first = config.mixers().index("attention") if config.value_residual else None
+        self.blocks = nn.ModuleList(
+            [
+                Block(replace(shape, is_first=at == first), mixer=mixer, feedforward=feedforward)
+                for at, (mixer, feedforward) in enumerate(parts)
+            ]
+        )
         self.head = Head(shape, **sizes, logit_cap=config.logit_cap)
+        self.order, n_skips = config.order(), len(config.longest_order()) // 2
+        width, mixed = shape.d_model, config.embedding_mix
+        self.skips = Vectors(n_skips, width=width, value=1.0) if config.unet_skips and n_skips else None
+        self.stream_gains = Vectors(config.n_layer, width=width, value=1.0) if mixed else None
+        self.embedding_gains = Vectors(config.n_layer, width=width, value=0.0) if mixed else None
 
     def executed(self) -> list[Block]:
         """The blocks that a pass goes through, from the embedding to the head."""
         return list(self.blocks)
 
+    def read(self, at: int, x_BTC: Tensor, earlier: list[Tensor]) -> Tensor:
+        """What the block reads that is executed at this place: the stream, and what is added to it.
+
+        Args:
+            earlier: a list of the pass, empty at first, for what the stream was in front of each block.
+
+        Source: the baseline of OpenAI's Parameter Golf, 2026; U-Net skips, Ronneberger et al. 2015.
+        """
+        if self.skips is None and self.stream_gains is None:
+            return x_BTC
+        earlier.append(x_BTC)
+        half = len(self.order) // 2
+        if self.skips is not None and 0 <= at - half < half:
+            # Block `half` reads what the one before it wrote once more, the next what two before that wrote.
+            x_BTC = x_BTC + self.skips(at - half) * earlier[2 * half - at]
+        if self.stream_gains is not None and self.embedding_gains is not None:
+            stored = self.order[at]
+            x_BTC = self.stream_gains(stored) * x_BTC + self.embedding_gains(stored) * earlier[0]
+        return x_BTC
+
     def forward(
         self, tokens_BT: Tensor, context_BK: Tensor | None = None, *, readout: Readout = "all"
     ) -> Output:
         """See `LanguageModel.forward`."""
-        shared, x_BTC = Pass(), self.embedding(tokens_BT)
-        for block in self.executed():
-            x_BTC = block(x_BTC, shared)
+        shared, x_BTC, earlier = Pass(), self.embedding(tokens_BT), []
+        for at, block in enumerate(self.executed()):
+            x_BTC = block(self.read(at, x_BTC, earlier), shared)
         return Output(self.head(x_BTC, embedding=self.embedding, readout=readout), shared.aux_loss)
 
     def extend(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """See `LanguageModel.extend`."""
+        """See `LanguageModel.extend`; the embedding's memory stands before those of the blocks."""
         blocks = self.executed()
-        length, states = (0, ({},) * len(blocks)) if state is None else state
-        shared, x_BTC, layers = Pass(), self.embedding(tokens_BT, first=length), []
-        for block, layer in zip(blocks, states, strict=True):
-            x_BTC, layer = block.extend(x_BTC, layer, shared)
+        length, (tokens, *states) = (0, ({},) * (len(blocks) + 1)) if state is None else state
+        x_BTC, tokens = self.embedding.extend(tokens_BT, tokens, first=length)
+        shared, layers, earlier = Pass(), [tokens], []
+        for at, (block, layer) in enumerate(zip(blocks, states, strict=True)):
+            x_BTC, layer = block.extend(self.read(at, x_BTC, earlier), layer, shared)
             layers.append(layer)
         logits_B1V = self.head(x_BTC, embedding=self.embedding, readout="last")
         return logits_B1V[:, 0], State(length + tokens_BT.shape[1], tuple(layers))

@@ -14,6 +14,17 @@ from lmbench.models.stack import StackConfig
 
 # The block of the study's positions experiment: pre-norm and four separate projections.
 _STUDY_PRENORM = {"norm_order": "pre", "attention_init": "linear"}
+# Options that came later, off: part of the claim of a named recipe.
+_NOTHING_ADDED = {
+    "embedding_rank": None,
+    "conv_width": 0,
+    "unet_skips": False,
+    "embedding_mix": False,
+    "branch_scales": False,
+    "value_residual": False,
+    "smear": False,
+    "bigram_buckets": 0,
+}
 
 
 class TransformerConfig(StackConfig):
@@ -40,7 +51,8 @@ class TransformerConfig(StackConfig):
         # time-to-quality study. Its sizes are the user's: d_model 384, 6 layers and heads,
         # seq_len 256, dropout 0.2 are its GPU recipe for characters. What is listed at its default
         # here is part of the claim: nothing else may carry the name.
-        "transformer_nanogpt": {
+        "transformer_nanogpt": _NOTHING_ADDED
+        | {
             "norm_order": "pre",
             "norm": "layernorm",
             "norm_gain": True,
@@ -58,6 +70,7 @@ class TransformerConfig(StackConfig):
         # What trains fastest to a target loss, meant for Muon: bounded activations everywhere (norms
         # without gain, also on queries and keys; capped logits), blocks that start as the identity.
         "transformer_fast": _STUDY_PRENORM
+        | _NOTHING_ADDED
         | {
             "positions": "rope",
             "norm": "rmsnorm",
