@@ -69,3 +69,14 @@ def store(tmp_path):
     from lmbench.store import Store
 
     return Store(tmp_path / "results")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """A test of a kind whose library is not installed is skipped, for the reason that the kind gives."""
+    try:
+        return (yield)
+    except ValueError as error:
+        if "is not installed; install it with" not in str(error):
+            raise
+        pytest.skip(str(error))

@@ -26,6 +26,7 @@ LEVELS = (
     ("methods",),
     ("measure",),
     ("training",),
+    ("export",),
     ("notebook",),
     ("batch",),
     ("report", "report_pages"),

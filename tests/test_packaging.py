@@ -29,10 +29,8 @@ def pins():
 def asked(pyproject):
     """Every requirement of the project, those for development too."""
     project = pyproject["project"]
-    lines = [
-        *project["dependencies"],
-        *(line for extra in project["optional-dependencies"].values() for line in extra),
-    ]
+    extras = {name: lines for name, lines in project["optional-dependencies"].items() if name != "lm_eval"}
+    lines = [*project["dependencies"], *(line for extra in extras.values() for line in extra)]
     return {canonicalize_name(Requirement(line).name): Requirement(line) for line in lines}
 
 
