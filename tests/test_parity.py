@@ -97,7 +97,9 @@ def mamba():
         mine, their = f"blocks.{i}.ssm", f"backbone.layers.{i}.mixer"
         named |= {f"{their}.{name}": ours[f"{mine}.{name}"] for name in as_they_are}
         named[f"{their}.A_log"] = ours[f"{mine}.A_log"].view(64, 8)
-        named[f"{their}.conv1d.weight"] = ours[f"{mine}.conv1d.weight_WD"].flip(0).T.unsqueeze(1)
+        named[f"{their}.conv1d.weight"] = (
+            ours[f"{mine}.conv1d.taps"].unflatten(0, (4, -1)).flip(0).T.unsqueeze(1)
+        )
         named[f"{their}.conv1d.bias"] = ours[f"{mine}.conv1d.bias_D"]
         named[f"backbone.layers.{i}.norm.weight"] = ours[f"blocks.{i}.ssm_norm.weight"]
     return model, filled(transformers.MambaForCausalLM(theirs), named)

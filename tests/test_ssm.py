@@ -87,7 +87,7 @@ def test_the_ssm_has_mambas_parameters_by_name_and_size():
     """D = 2 C = 64 inner features, N = 16 states, rank ceil(32 / 16) = 2."""
     mixer = SelectiveSSM(shape_of(d_model=32))
     assert {name: tuple(p.shape) for name, p in mixer.named_parameters()} == {
-        "A_log": (64 * 16,), "D": (64,), "in_proj.weight": (128, 32), "conv1d.weight_WD": (4, 64),
+        "A_log": (64 * 16,), "D": (64,), "in_proj.weight": (128, 32), "conv1d.taps": (4 * 64,),
         "conv1d.bias_D": (64,), "x_proj.weight": (2 + 2 * 16, 64), "dt_proj.weight": (64, 2),
         "dt_proj.bias": (64,), "out_proj.weight": (32, 64),
     }  # fmt: skip

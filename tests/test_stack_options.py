@@ -245,7 +245,7 @@ def test_a_convolution_stands_in_front_of_mixers_that_have_none_and_within_the_o
         model = seeded(config, init_seed=0)
         for mixer, block in zip(config.mixers(), model.blocks, strict=True):
             assert (block.conv is None) == MIXERS[mixer].has_conv, name
-        found = [key for key, _ in model.named_parameters() if key.endswith("weight_WD")]
+        found = [key for key, _ in model.named_parameters() if key.endswith(".taps")]
         assert len(found) == config.n_layer, name
     assert {name for name, kind in MIXERS.items() if kind.has_conv} >= {"ssm", "recurrence"}
 

@@ -16,22 +16,32 @@ from lmbench.layers.mixer import LayerState
 
 
 class ShortConv(nn.Module):
-    """y_t = sum over j < W of w_j * x_{t-j} (+ b), element by element; zeros before the start."""
+    """y_t = sum over j < W of w_j * x_{t-j} (+ b), element by element; zeros before the start.
+
+    The taps lie in one flat parameter, because they are no matrix: Muon must not make them
+    orthogonal, and weight decay leaves them alone as it does all vectors.
+    """
 
     def __init__(self, width: int, *, features: int, bias: bool) -> None:
         super().__init__()
         bound = width**-0.5  # as nn.Conv1d starts a depthwise kernel
-        self.weight_WD = nn.Parameter(torch.empty(width, features).uniform_(-bound, bound))
+        self.width = width
+        self.taps = nn.Parameter(torch.empty(width * features).uniform_(-bound, bound))
         self.bias_D = nn.Parameter(torch.zeros(features)) if bias else None
+
+    @property
+    def weight_WD(self) -> Tensor:
+        """The taps, that of the present position first."""
+        return self.taps.unflatten(0, (self.width, -1))
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D)."""
-        W = self.weight_WD.shape[0]
+        W = self.width
         return self._convolve(F.pad(x_BTD, (0, 0, W - 1, 0)))
 
     def extend(self, x_BTD: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
         """Further positions; the last W - 1 inputs are remembered."""
-        W = self.weight_WD.shape[0]
+        W = self.width
         if not state:
             state = {"inputs_BWD": x_BTD.new_zeros(x_BTD.shape[0], W - 1, x_BTD.shape[2])}
         x_BLD = torch.cat((state["inputs_BWD"], x_BTD), dim=1)
@@ -39,9 +49,10 @@ class ShortConv(nn.Module):
 
     def _convolve(self, x_BLD: Tensor) -> Tensor:
         """(B, W - 1 + T, D) to (B, T, D)."""
-        W = self.weight_WD.shape[0]
+        W = self.width
         T = x_BLD.shape[1] - (W - 1)
-        taps = [self.weight_WD[j] * x_BLD[:, W - 1 - j : W - 1 - j + T] for j in range(W)]
+        weight_WD = self.weight_WD
+        taps = [weight_WD[j] * x_BLD[:, W - 1 - j : W - 1 - j + T] for j in range(W)]
         y_BTD = sum(taps[1:], start=taps[0])
         return y_BTD if self.bias_D is None else y_BTD + self.bias_D
 

@@ -36,7 +36,7 @@ class SelectiveSSM(Mixer):
     Named as `MambaMixer` of Hugging Face's transformers, whose weights fit one to one: in_proj,
     x_proj, dt_proj, out_proj and D as they are; `A_log` is theirs (D, N) flattened, so that
     optimizers leave it alone as they do a vector (the authors exempt it from weight decay);
-    `conv1d.weight_WD` is their `conv1d.weight` (D, 1, W) as `weight[:, 0].flip(1).T`, because
+    `conv1d.taps` is their `conv1d.weight` (D, 1, W) as `weight[:, 0].flip(1).T.flatten()`, because
     tap j here is that of the input j positions ago, and `conv1d.bias_D` their `conv1d.bias`.
     Theirs has no dropout; here it acts on what goes into out_proj.
     """
