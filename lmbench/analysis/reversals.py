@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from lmbench.analysis import chart, style
+from lmbench.analysis import axes, chart, style
 from lmbench.analysis.checks import require
 from lmbench.analysis.formats import METRICS
 from lmbench.analysis.stats import summarise
@@ -128,7 +128,10 @@ def reversal_reading(table: pd.DataFrame, *, pairs: int, metric: str) -> str:
 
 
 def rank_panel(runs: Mapping[str, pd.DataFrame], *, metric: str) -> chart.Chart:
-    """Each model's mean with its interval under both budgets, joined by a line: crossings are reversals.
+    """A line for each model: its mean with its interval under the first budget (filled) and the second.
+
+    Models stand in the order of the first budget, so a hollow marker out of line is a model that
+    changes places.
 
     Raises:
         ValueError: as `rank_table`.
@@ -136,26 +139,32 @@ def rank_panel(runs: Mapping[str, pd.DataFrame], *, metric: str) -> chart.Chart:
     table, names = rank_table(runs, metric=metric), list(runs)
     looks = style.looks(table["label"])
     with style.context():
-        fig, (ax,) = chart.new(width=style.COLUMN_WIDTH, height=3.4)
-        spread = np.linspace(-0.06, 0.06, len(table))
-        for shift, row in zip(spread, table.to_dict("records"), strict=True):
-            mean, low, high = ([row[f"{name} {part}"] for name in names] for part in ("mean", "low", "high"))
-            bars = np.array([np.subtract(mean, low), np.subtract(high, mean)])
-            look = looks[row["label"]]._asdict()
-            ax.errorbar(
-                [shift, 1 + shift], mean, yerr=bars, capsize=1.5, elinewidth=0.8, ms=4, lw=0.9, **look
-            )
-        ax.set_xticks([0, 1], [f"equal {_words(name)}" for name in names])
-        ax.set_xlim(-0.25, 1.25)
-        ax.set_ylabel(f"test {METRICS.get(metric, metric)}")
-        chart.add_legend(fig, [Line2D([], [], label=name, **looks[name]._asdict()) for name in looks])
+        fig, (ax,) = chart.new(width=style.COLUMN_WIDTH, height=0.9 + 0.22 * len(table))
+        for place, row in enumerate(table.to_dict("records")):
+            color, marker, _ = looks[row["label"]]
+            for name, shift, fill in zip(names, (-0.13, 0.13), (color, "white"), strict=True):
+                mean, low, high = (row[f"{name} {part}"] for part in ("mean", "low", "high"))
+                bar = np.array([[mean - low], [high - mean]])
+                how = {"color": color, "marker": marker, "mfc": fill, "mew": 1.0, "ms": 4.5}
+                ax.errorbar(mean, place + shift, xerr=bar, linestyle="", **axes.ERROR_BAR, **how)
+        ranks = [f"{row[f'{names[0]} rank']}, {row[f'{names[1]} rank']}" for row in table.to_dict("records")]
+        labels = [f"{label} ({rank})" for label, rank in zip(table["label"], ranks, strict=True)]
+        ax.set_yticks(range(len(table)), labels)
+        ax.set_ylim(len(table) - 0.4, -0.6)
+        ax.tick_params(axis="y", length=0)
+        ax.set_xlabel(f"test {METRICS.get(metric, metric)}")
+        plain = {"linestyle": "", "marker": "o", "color": style.INK, "ms": 4.5}
+        handles = [
+            Line2D([], [], mfc=fill, label=f"equal {_words(name)}", **plain)
+            for name, fill in zip(names, (style.INK, "white"), strict=True)
+        ]
+        chart.add_legend(fig, handles)
         caption = (
-            "Means under each budget; lines that cross are models that change places. "
-            f"{provenance(runs[names[0]], by=['label'])}"
+            "Means with 95% t intervals under both budgets, in the order of the first; in brackets the two "
+            f"ranks. {provenance(runs[names[0]], by=['label'])}"
         )
-        first, second = (f"{name} rank" for name in names)
-        ranks = "; ".join(f"{row['label']} {row[first]}, {row[second]}" for row in table.to_dict("records"))
-        alt = f"Ranks under equal {_words(names[0])} and equal {_words(names[1])}: {ranks}."
+        said = "; ".join(f"{label} {rank}" for label, rank in zip(table["label"], ranks, strict=True))
+        alt = f"Ranks under equal {_words(names[0])} and equal {_words(names[1])}: {said}."
         return chart.finish(fig, caption=caption, alt=alt)
 
 
