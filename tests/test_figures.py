@@ -92,6 +92,7 @@ DRAWN = {
     "training_curves": lambda: figures.training_curves(curve_rows(), references=REFERENCES),
     "tuning_curves": lambda: figures.tuning_curves(tuning_runs()),
     "paired_differences": lambda: figures.paired_differences(differences()),
+    "rank_panel": lambda: figures.rank_panel({"parameters": runs(), "flops": runs()}, metric="bits_per_byte"),
     "sweep_panel": lambda: figures.sweep_panel(sweep_runs(), "model.n_layer", published={2: 2.3034}),
 }
 

@@ -65,7 +65,7 @@ def training_curves(
     points = summarise(rows, by=keys, value="value").merge(rows.groupby(keys)[x].mean().rename("x"), on=keys)
     points = points.sort_values("step")
     with style.context():
-        fig, (ax,) = chart.new(width=style.COLUMN_WIDTH, height=2.5)
+        fig, (ax,) = chart.new(width=style.width_for(len(looks)), height=2.5)
         for (label, split), curve in points.groupby(["label", "split"], sort=False):
             look, main = looks[label], split == splits[0]
             weight = {"lw": 1.3, "marker": look.marker, "ms": 3.2} if main else {"lw": 0.7, "alpha": 0.55}
@@ -133,7 +133,7 @@ def tuning_curves(
     chosen = dict(lowest) if chosen is None else dict(chosen)
     looks = style.looks(table["label"])
     with style.context():
-        fig, (ax,) = chart.new(width=style.COLUMN_WIDTH, height=2.4)
+        fig, (ax,) = chart.new(width=style.width_for(len(looks)), height=2.4)
         n_rows = 0
         for label, look in looks.items():
             curve = points[points["label"] == label].set_index(rate)

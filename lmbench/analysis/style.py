@@ -3,7 +3,8 @@
 A model keeps its style when others join or leave a figure, and when new models are added
 to the suite: well-known names have fixed places, and any other name has a place computed
 from its letters alone. Colours are seaborn's colour-blind-safe set without its grey and
-its two palest entries, and black; markers and dashes tell the models apart in grey print.
+its two palest entries, black, and for the later models four dark ones of Paul Tol's "muted"
+set; no two models share colour and marker, and markers and dashes tell them apart in grey print.
 Reference predictors are grey and dashed. Sizes are those of print: a column is 3.4 inches wide, a
 page 7.0. SVG is deterministic (fixed salt, no date), text is drawn as outlines of a font
 that ships with matplotlib, so a figure looks the same on every machine.
@@ -13,6 +14,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 COLUMN_WIDTH, PAGE_WIDTH = 3.4, 7.0  # inches
+MANY = 8  # lines of one figure, above which a column is too narrow to tell them apart
 FONT_SIZE, SMALL = 8.0, 7.0  # points
 INK, GREY, PALE = "#222222", "#6b6b6b", "#d0d0d0"
 REFERENCE = {"color": GREY, "linestyle": (0, (4, 2.5)), "linewidth": 0.8}
@@ -20,8 +22,9 @@ REFERENCE = {"color": GREY, "linestyle": (0, (4, 2.5)), "linewidth": 0.8}
 _SALT = "lmbench"
 # Places in seaborn's "colorblind" palette: blue, orange, green, vermilion, pink, brown, sky.
 _COLOURS = (0, 1, 2, 3, 4, 5, 9)
-# One place beyond the palette, which only known models take, so that it moves no other name.
-_BLACK = len(_COLOURS)
+# Places beyond the palette, which only known models take, so that they move no other name.
+_BLACK, _INDIGO, _TEAL, _OLIVE, _WINE = range(len(_COLOURS), len(_COLOURS) + 5)
+_BEYOND = (INK, "#332288", "#44aa99", "#999933", "#882255")
 _SOLID, _DASH, _DASHDOT, _DOT = "-", (0, (5, 2)), (0, (6, 2, 1.5, 2)), (0, (1.5, 1.5))
 # name -> (place among the colours, marker, line); append, never reorder.
 _KNOWN: dict[str, tuple[int, Any, Any]] = {
@@ -33,10 +36,29 @@ _KNOWN: dict[str, tuple[int, Any, Any]] = {
     "transformer_rope": (4, "P", _DASH),
     "transformer_nanogpt": (5, (4, 1, 0), _DASH),  # stars of 4 and 6 points
     "transformer_fast": (_BLACK, (6, 1, 0), _SOLID),
+    "lstm": (_WINE, "s", _SOLID),
+    "gru": (_WINE, "D", _DASH),
+    "ssm": (_TEAL, "o", _SOLID),
+    "linear_recurrence": (_TEAL, "^", _DASHDOT),
+    "linear_attention": (_INDIGO, "v", _DASH),
+    "delta_net": (_INDIGO, "s", _DOT),
+    "gated_linear_attention": (_INDIGO, "^", _DASHDOT),
+    "plain_linear_attention": (_INDIGO, "D", _DASH),
+    "hybrid": (_OLIVE, "P", _SOLID),
+    "moe": (_OLIVE, (4, 1, 0), _DASHDOT),
+    "early_exit": (_BLACK, "^", _DOT),
+    "integrator": (_BLACK, "D", _DASH),
+    "depth_recurrent": (5, "v", _DASHDOT),
+    "huggingface": (6, "P", _DOT),
 }
 # Markers that no known model uses, so that an unknown one is never taken for a known one.
 _OTHER_MARKERS = ("X", "<", ">", "h", "p", "*", "d")
 _OTHER_LINES = (_DASH, _DASHDOT, _DOT, _SOLID)
+
+
+def width_for(n: int) -> float:
+    """Inches for a figure of n lines: a column, or a page where they are many."""
+    return PAGE_WIDTH if n > MANY else COLUMN_WIDTH
 
 
 class Look(NamedTuple):
@@ -63,7 +85,7 @@ def looks(labels: Iterable[str]) -> dict[str, Look]:
             place = (place + 1) % count
         places[name] = place
     colours = _palette()
-    known_colours = [*colours, INK]
+    known_colours = [*colours, *_BEYOND]
     known = {
         name: Look(known_colours[c], marker, line)
         for name, (c, marker, line) in _KNOWN.items()
