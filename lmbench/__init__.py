@@ -26,14 +26,22 @@ _PUBLIC = {
     "lmbench.records": ("Reference",),
     "lmbench.data.corpus": ("load_corpus",),
     "lmbench.tasks.base": ("load_task",),
-    "lmbench.measure.flops": ("cost", "parameters", "train_flops"),
+    "lmbench.measure.flops": ("parameters", "train_flops"),
+    "lmbench.measure.cost": ("cost", "cost_table", "families", "ledger_table"),
+    "lmbench.measure.generate": ("generate",),
     "lmbench.measure.disagreement": ("disagreement_table",),
     "lmbench.measure.budget": ("equal_parameters", "equal_flops"),
     "lmbench.measure.references": ("references",),
     "lmbench.training.execute": ("run_all", "fit_model"),
-    "lmbench.training.plan": ("plan", "plan_table"),
+    "lmbench.measure.integrator_tables": ("saving_table", "size_table"),
+    "lmbench.measure.integrator_counts": ("count_claims",),
+    "lmbench.measure.integrator_arms": ("arm_pairs", "arm_table", "fewer_name", "integrator_arms"),
+    "lmbench.training.plan": ("distinct_labels", "plan", "plan_table"),
     "lmbench.training.tune": ("tune", "fresh"),
     "lmbench.training.rescore": ("evaluate_run",),
+    "lmbench.training.latency": ("latency_rows",),
+    "lmbench.training.integrator_scores": ("iteration_scores",),
+    "lmbench.training.checkpointing": ("checkpointing_costs",),
     "lmbench.notebook": ("setup",),
     "lmbench.analysis.table": ("caption", "final_table", "result_table"),
     "lmbench.analysis.references": ("leading_references",),
@@ -48,9 +56,18 @@ _PUBLIC = {
         "differing_settings",
     ),
     "lmbench.analysis.crossing_reading": ("crossing_reading",),
+    "lmbench.analysis.cost_tables": ("decode_table", "latency_table", "memory_table", "readable_memory"),
+    "lmbench.analysis.cost_reading": ("cost_reading",),
+    "lmbench.analysis.integrator_checkpointing": ("checkpointing_table",),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
-_MODULES = {"figures": "lmbench.analysis.figures", "sweeps": "lmbench.analysis.sweeps"}
+_MODULES = {
+    "cost_figures": "lmbench.analysis.cost_figures",
+    "figures": "lmbench.analysis.figures",
+    "integrator_claims": "lmbench.analysis.integrator_claims",
+    "integrator_iterations": "lmbench.analysis.integrator_iterations",
+    "sweeps": "lmbench.analysis.sweeps",
+}
 __all__ = sorted([*_HOME, *_MODULES, "model", "protocol", "task"])
 
 

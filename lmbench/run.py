@@ -165,6 +165,26 @@ class Speed(Config):
     """What is timed; its steps do not matter."""
 
 
+class Latency(Config):
+    """Seconds that a model takes to answer, and the memory it takes, on the device that env.json names."""
+
+    role: ClassVar[str] = "run"
+    kind: ClassVar[Literal["latency"]] = "latency"
+
+    model: one_of("model")
+    """What is timed; weights do not matter."""
+    batch_sizes: tuple[int, ...]
+    """Texts that are answered together."""
+    lengths: tuple[int, ...]
+    """Tokens of context, at most the model's seq_len."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Weights and arithmetic."""
+    repeats: int = Field(15, ge=1)
+    """Timings of each, of which the median and the range are kept."""
+    warm_up: int = Field(3, ge=0)
+    """Timings before them, which are thrown away."""
+
+
 # ------------------------------------------------------------------ from key=value pairs
 
 _PARTS = ("model", "task", "protocol", "optimizer", "schedule")

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from lmbench.cli import data, listing, models, notebooks, runs
+from lmbench.cli import data, export, generate, listing, models, notebooks, runs
 from lmbench.cli.show import complain
 from lmbench.errors import NotebookFailed, sentence
 
@@ -23,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (listing, notebooks, models):
+for module in (listing, notebooks, models, generate, export):
     module.add_to(app)
 app.add_typer(data.app, name="data")
 app.add_typer(runs.app, name="runs")

@@ -15,6 +15,9 @@ DEFAULT_STEPS = 300  # of `lmbench train`: enough to see a loss fall on any mach
 Model = Annotated[str, typer.Argument(help="A kind or variant; see `lmbench list models`.")]
 
 
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is if left out.")]
+
+
 def add_to(app: typer.Typer) -> None:
     """Register the commands of this module."""
     app.command()(cost)
@@ -24,35 +27,91 @@ def add_to(app: typer.Typer) -> None:
 def cost(
     model: Model,
     p: Assignments = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Also time prefill and decode on this device.")
+    ] = False,
+    device: Device = None,
     json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
-    """Parameters, bytes and FLOPs of a model, term by term."""
-    from lmbench.measure.flops import cost as cost_of
+    """Parameters, bytes and FLOPs of a model, term by term.
+
+    FLOPs per target are those of training, forward and backward. A generated token is counted at the end
+    of a full context: its matrix products, 2 per multiply-add, with what was read before remembered.
+    """
+    from lmbench.measure.cost import cost as cost_of
 
     fields = {key.removeprefix("model."): value for key, value in parse_assignments(p or []).items()}
-    found = cost_of(make("model", model, **fields))
+    config = make("model", model, **fields)
+    found = cost_of(config)
+    if measure:
+        found["measured"] = _measured(config, device)
     if json:
         show.write_json(found)
         return
-    plain = {key: value for key, value in found.items() if key not in ("config", "flops_per_token")}
-    show.table(("cost", ""), list(plain.items()))
+    apart = ("config", "flops_per_token", "flops_per_generated_token", "elementwise_terms", "measured")
+    show.table(("cost", ""), [(key, value) for key, value in found.items() if key not in apart])
     show.line("")
-    show.table(("FLOPs per target", "every position", "last position"), _flops(found["flops_per_token"]))
+    flops = _flops(found["flops_per_token"], elementwise=found["elementwise_terms"])
+    show.table(("FLOPs per target", "every position", "last position"), flops)
+    show.line("")
+    written = found["flops_per_generated_token"]
+    names = {
+        "cached": "with a cache",
+        "cached_elementwise": "additions and multiplications beside the products",
+        "uncached": "without a cache",
+    }
+    title = f"FLOPs per generated token, {written['length']:,} tokens of context"
+    show.table((title, ""), [(name, written[key]) for key, name in names.items()])
+    if measure:
+        _show_measured(found["measured"])
 
 
-def _flops(by_readout: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, float, float]]:
+def _flops(
+    by_readout: Mapping[str, Mapping[str, Any]], *, elementwise: list[str]
+) -> list[tuple[str, float, float]]:
     """The terms of a forward pass, then its sums, for both readouts."""
     sides = [by_readout[readout]["by_term"] | by_readout[readout] for readout in ("all", "last")]
     names = dict.fromkeys(name for side in sides for name in side if name != "by_term")
-    return [(name.replace("_", " "), *(side.get(name) for side in sides)) for name in names]
+    mark = {name: " (element by element)" for name in elementwise}
+    return [
+        (name.replace("_", " ") + mark.get(name, ""), *(side.get(name) for side in sides)) for name in names
+    ]
+
+
+def _measured(config: Any, device: str | None) -> dict[str, Any]:
+    """Prefill of a full context and decode at its end, for one text, on this device."""
+    from lmbench.measure.latency import latencies
+    from lmbench.training.execute import resolve_device
+    from lmbench.training.record import device_name
+
+    where = resolve_device(device)
+    timed = latencies(config, batch_sizes=[1], lengths=[config.seq_len], device=where)
+    seconds = {
+        one.kind: one.seconds._asdict() | {"tokens_per_second": one.tokens_per_second} for one in timed
+    }
+    return {"device": device_name(where), "length": config.seq_len, "batch_size": 1} | seconds
+
+
+def _show_measured(measured: Mapping[str, Any]) -> None:
+    names = {
+        "prefill": "prefill",
+        "decode": "a token with a cache",
+        "decode_uncached": "a token without a cache",
+    }
+    rows = []
+    for key, name in names.items():
+        one = measured[key]
+        span = f"{1e3 * one['low']:.3g} to {1e3 * one['high']:.3g}"
+        rows.append((name, f"{1e3 * one['median']:.3g}", span, one["n"], one["tokens_per_second"]))
+    show.line("")
+    title = f"{measured['device']}, {measured['length']:,} tokens of context, one text"
+    show.table((title, "ms, median", "range", "repeats", "tokens/s"), rows)
 
 
 def train(
     model: Model,
     p: Assignments = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is if left out.")
-    ] = None,
+    device: Device = None,
     json: Annotated[bool, typer.Option("--json", help="The final rows, machine-readable.")] = False,
 ) -> None:
     """Train one model, or take its result from the store.

@@ -21,12 +21,12 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 @app.command(name="list")
 def list_runs(json: Json = False) -> None:
     """Every finished run and evaluation of results/."""
-    frame = _store().list()
+    frame = open_store().list()
     if json:
         show.write_json(frame.astype(object).where(frame.notna(), None).to_dict("records"))
         return
     show.table(list(frame.columns), frame.itertuples(index=False))
-    show.line(f"\n{len(frame)} records in {_store().runs}")
+    show.line(f"\n{len(frame)} records in {open_store().runs}")
 
 
 @app.command(name="show")
@@ -34,8 +34,8 @@ def show_run(
     digest: Annotated[str, typer.Argument(help="A digest, or enough of its start.")], json: Json = False
 ) -> None:
     """Settings, circumstances and final numbers of one run."""
-    store = _store()
-    digest = _whole(store, digest)
+    store = open_store()
+    digest = whole_digest(store, digest)
     record, rows = store.record(digest), store.rows(digest)
     final = final_rows(rows)
     if json:
@@ -52,8 +52,8 @@ def show_run(
 @app.command()
 def verify(digest: Annotated[str | None, typer.Argument(help="One run; all if left out.")] = None) -> None:
     """Compare every file of the store with its recorded hash."""
-    store = _store()
-    problems = store.verify(_whole(store, digest) if digest else None)
+    store = open_store()
+    problems = store.verify(whole_digest(store, digest) if digest else None)
     for problem in problems:
         show.line(str(problem))
     if problems:
@@ -69,7 +69,7 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
     """Remove unfinished runs that nobody is writing, and checkpoints that no unfinished run needs."""
-    store = _store()
+    store = open_store()
     removed = store.prune(damaged=damaged, dry_run=dry_run)
     for name in removed:
         show.line(name)
@@ -85,14 +85,14 @@ def final_rows(rows: "pd.DataFrame") -> "pd.DataFrame":
     return last.sort_values(["split", "metric"])[["split", "metric", "value", "n", "step"]]
 
 
-def _store() -> "Store":
+def open_store() -> "Store":
     from lmbench.home import results
     from lmbench.store import Store
 
     return Store(results())
 
 
-def _whole(store: "Store", start: str) -> str:
+def whole_digest(store: "Store", start: str) -> str:
     """The one digest in the store that begins with `start`.
 
     Raises:
@@ -104,4 +104,5 @@ def _whole(store: "Store", start: str) -> str:
         return fits[0]
     if fits:
         raise ValueError(f"{len(fits)} runs begin with {start!r}; write more digits")
-    raise ValueError(f"no run {start!r} in {store.runs}.{nearest(start, folders)}")
+    beginnings = [name[: len(start)] for name in folders]
+    raise ValueError(f"no run {start!r} in {store.runs}.{nearest(start, beginnings)}")

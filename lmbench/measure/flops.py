@@ -26,7 +26,6 @@ from lmbench.models.base import LanguageModel, ModelConfig, seeded
 BACKWARD_PER_FORWARD = 2
 ADAM_FLOPS_PER_PARAMETER = 14
 """Element-wise: moments (3 + 4), bias corrections (2), root, epsilon, quotient, rate, update (5)."""
-BYTES_PER_WEIGHT = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +96,8 @@ def ledger(
     Args:
         readout: "all" trains on seq_len targets a sequence, "last" on one.
         optimizer_flops_per_parameter: such as ADAM_FLOPS_PER_PARAMETER; 0 leaves it out.
-        teacher, recompute: FLOPs of the step, known to the method that causes them.
+        teacher, recompute: FLOPs of the step, known to the method that causes them; what the model itself
+            recomputes is added.
     """
     return Ledger(
         terms=config.terms(readout),
@@ -106,7 +106,7 @@ def ledger(
         # Counting parameters builds the model; who asks for none of them does not wait for it.
         optimizer=optimizer_flops_per_parameter and optimizer_flops_per_parameter * parameters(config).total,
         teacher=teacher,
-        recompute=recompute,
+        recompute=recompute + batch_size * config.recomputed(),
     )
 
 
@@ -143,7 +143,14 @@ class Parameters(NamedTuple):
     embedding: int
     """In look-up tables: tokens and learned positions. A tied head's matrix is one of them."""
     vectors: int
-    """In biases and norm gains."""
+    """In biases, norm gains and other numbers that are no matrix."""
+    inactive: int
+    """Stored, but not used by any one token: those of experts that it does not choose."""
+
+    @property
+    def active(self) -> int:
+        """What a token uses."""
+        return self.total - self.inactive
 
     @property
     def non_embedding(self) -> int:
@@ -154,16 +161,18 @@ class Parameters(NamedTuple):
 @lru_cache(maxsize=4096)
 def parameters(config: ModelConfig) -> Parameters:
     """Counted on the module itself, built on the meta device: no memory, no random numbers."""
-    model = _on_meta(config)
+    model = on_meta(config)
     tables = [m for m in model.modules() if isinstance(m, nn.Embedding)]
     return Parameters(
         total=sum(p.numel() for p in model.parameters()),
         embedding=sum(p.numel() for table in tables for p in table.parameters()),
-        vectors=sum(p.numel() for p in model.parameters() if p.dim() == 1),
+        vectors=sum(p.numel() for p in model.parameters() if p.dim() < 2),
+        inactive=config.inactive_parameters(),
     )
 
 
-def _on_meta(config: ModelConfig) -> LanguageModel:
+def on_meta(config: ModelConfig) -> LanguageModel:
+    """The module without memory or values, for what can be counted; random numbers are left alone."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         return config.build()
 
@@ -190,36 +199,13 @@ def counted_flops(
     # On first use: it loads Triton where that is installed, a third of a second.
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = (_on_meta(config) if device == "meta" else seeded(config, init_seed=0)).eval()
+    model = (on_meta(config) if device == "meta" else seeded(config, init_seed=0)).eval()
     tokens_BT = torch.zeros(batch_size, config.seq_len, dtype=torch.long, device=device)
     with FlopCounterMode(display=False, custom_mapping=flop_formulas()) as counter:
         output = model(tokens_BT, readout=readout)
         forward = counter.get_total_flops()
         loss = output.logits_BTV.sum()
+        for _, logits_BTV in output.exits:
+            loss = loss + logits_BTV.sum()
         (loss if output.aux_loss is None else loss + output.aux_loss).backward()
     return Counted(forward=forward, backward=counter.get_total_flops() - forward)
-
-
-# ------------------------------------------------------------------ one model's bill
-
-
-def cost(config: ModelConfig) -> dict[str, Any]:
-    """Parameters, bytes and FLOPs per target of a model; JSON-ready.
-
-    `flops_per_token` is per predicted token: with readout "all" each of the seq_len tokens
-    of a sequence, with "last" one prediction for seq_len tokens of input.
-    """
-    count = parameters(config)
-    return {
-        "model": config.name,
-        "config": config.to_dict(),
-        "parameters": count.total,
-        "parameters_embedding": count.embedding,
-        "parameters_non_embedding": count.non_embedding,
-        "weights_bytes": {dtype: size * count.total for dtype, size in BYTES_PER_WEIGHT.items()},
-        "seq_len": config.seq_len,
-        "flops_per_token": {
-            readout: ledger(config, readout=readout).per_target() for readout in ("all", "last")
-        },
-        "adam_flops_per_step": ADAM_FLOPS_PER_PARAMETER * count.total,
-    }

@@ -1,0 +1,106 @@
+"""Latency and memory of models as records of the store, with their device.
+
+A measured time is read like any result afterwards, so a figure of latencies redraws on another
+machine without measuring anything.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+
+from lmbench.measure.latency import check_grid, latencies
+from lmbench.measure.memory import memory
+from lmbench.models.base import ModelConfig
+from lmbench.records import ROW_COLUMNS, Records, no_items
+from lmbench.run import Latency
+from lmbench.store import Store
+from lmbench.training.execute import resolve_device
+from lmbench.training.record import describe, device_name, environment
+
+LEVEL = "{batch_size}|{length}"  # how batch size and length are written in the rows' level column
+
+
+def latency_rows(
+    models: Sequence[ModelConfig],
+    *,
+    batch_sizes: Sequence[int],
+    lengths: Sequence[int],
+    store: Records,
+    device: str | None = None,
+    dtype: str = "float32",
+    repeats: int = 15,
+    warm_up: int = 3,
+) -> pd.DataFrame:
+    """Tidy rows of every model's record, measured once per store.
+
+    The metrics are `prefill_seconds`, `decode_seconds` and `decode_uncached_seconds`, each also with
+    `_low` and `_high`, at each batch size and length (`level`, "batch|length"), and at one text of
+    the longest length, in bytes, `weights_bytes`, `train_peak_bytes`, `prefill_peak_bytes`,
+    `state_bytes` and `state_one_bytes`.
+
+    Raises:
+        ValueError: sizes that a model cannot read, a read-only store that lacks a record, or one that
+            was measured on another device.
+    """
+    asked = [
+        Latency(
+            model=model, batch_sizes=tuple(batch_sizes), lengths=tuple(lengths), dtype=dtype,
+            repeats=repeats, warm_up=warm_up,
+        )
+        for model in models
+    ]  # fmt: skip
+    for one in asked:
+        check_grid(one.model, batch_sizes=one.batch_sizes, lengths=one.lengths)
+        if not store.has(one.digest):
+            if not isinstance(store, Store):
+                raise ValueError(f"the reference results {store.root} lack the latency of {one.model.name}")
+            where = resolve_device(device)
+            store.ensure(one.digest, lambda one=one, where=where: _measure(one, store, where))
+    rows = store.frame([one.digest for one in asked])
+    if isinstance(store, Store):
+        _refuse_another_device(rows, store, resolve_device(device))
+    return rows
+
+
+def _refuse_another_device(rows: pd.DataFrame, store: Store, device: torch.device) -> None:
+    for digest, found in rows.groupby("run", sort=False)["device"].first().items():
+        if found != device_name(device):
+            raise ValueError(
+                f"the latency of {rows.loc[rows['run'] == digest, 'label'].iloc[0]} in {store.root} was "
+                f"measured on {found!r}, and this is {device_name(device)!r}; delete {store.folder(digest)} "
+                "to measure it here"
+            )
+
+
+def _measure(asked: Latency, store: Store, device: torch.device) -> None:
+    with store.claim(asked.digest) as folder:
+        if folder is None:
+            return  # another process measures the same
+        rows = _timings(asked, device) + _bytes(asked, device)
+        fixed = dict.fromkeys(ROW_COLUMNS, 0) | {"evaluation": "", "split": "", "task": ""}
+        store.finish(
+            asked.digest,
+            run=describe(asked, label=asked.model.name),
+            env=environment(device),
+            rows=pd.DataFrame([fixed | row for row in rows]),
+            items=no_items(),
+        )
+
+
+def _timings(asked: Latency, device: torch.device) -> list[dict[str, object]]:
+    grid = {"batch_sizes": asked.batch_sizes, "lengths": asked.lengths}
+    how = {"dtype": asked.dtype, "repeats": asked.repeats, "warm_up": asked.warm_up, "device": device}
+    rows = []
+    for kind, batch_size, length, seconds in latencies(asked.model, **grid, **how):
+        fixed = {"level": LEVEL.format(batch_size=batch_size, length=length), "n": seconds.n}
+        named = (("", seconds.median), ("_low", seconds.low), ("_high", seconds.high))
+        rows += [fixed | {"metric": f"{kind}_seconds{end}", "value": value} for end, value in named]
+    return rows
+
+
+def _bytes(asked: Latency, device: torch.device) -> list[dict[str, object]]:
+    found = memory(asked.model, batch_size=1, length=max(asked.lengths), device=device, dtype=asked.dtype)
+    fixed = {"level": LEVEL.format(batch_size=1, length=found.length), "n": 1}
+    names = ("weights", "train_peak", "prefill_peak", "state", "state_one")
+    return [fixed | {"metric": f"{name}_bytes", "value": getattr(found, name)} for name in names]
