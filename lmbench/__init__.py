@@ -39,6 +39,8 @@ _PUBLIC = {
     "lmbench.training.plan": ("distinct_labels", "plan", "plan_table"),
     "lmbench.training.tune": ("tune", "fresh"),
     "lmbench.training.rescore": ("evaluate_run",),
+    "lmbench.training.exits": ("exit_curves",),
+    "lmbench.analysis.exits": ("exit_reading",),
     "lmbench.training.latency": ("latency_rows",),
     "lmbench.training.integrator_scores": ("iteration_scores",),
     "lmbench.training.checkpointing": ("checkpointing_costs",),

@@ -10,7 +10,7 @@ task: the fields are typed `Config`, and training checks what only it can know.
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lmbench.config import Config, build, discover, make, one_of, unknown
 
@@ -183,6 +183,28 @@ class Latency(Config):
     """Timings of each, of which the median and the range are kept."""
     warm_up: int = Field(3, ge=0)
     """Timings before them, which are thrown away."""
+
+
+class ExitCurve(Config):
+    """Quality against executed FLOPs of a finished run whose model stops early."""
+
+    role: ClassVar[str] = "run"
+    kind: ClassVar[Literal["exit_curve"]] = "exit_curve"
+
+    run: str = Field(pattern=r"^[0-9a-f]{16}$")
+    """Digest of the run, whose reported weights are scored on its own task and protocol."""
+    split: Literal["valid", "test"] = "valid"
+    """Part of the task's data; a threshold is a choice, so it is read off the valid split."""
+    thresholds: tuple[float, ...] = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+    """Probabilities at which a token stops, more than 0; at 1 none does."""
+
+    @field_validator("thresholds")
+    @classmethod
+    def _probabilities(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        wrong = [one for one in value if not 0 < one <= 1]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is not accepted: more than 0, at most 1 (never stops)")
+        return value
 
 
 # ------------------------------------------------------------------ from key=value pairs

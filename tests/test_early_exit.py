@@ -7,14 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call, stack_module_state, vmap
 
+from lmbench.analysis.exits import exit_panel, exit_reading
 from lmbench.config import make
 from lmbench.measure.early_exit import depth_flops, exit_curve, threshold_flops
 from lmbench.measure.flops import ledger, parameters
 from lmbench.measure.score import evaluate
 from lmbench.models.base import seeded
+from lmbench.run import ExitCurve
 from lmbench.tasks.base import View, load_task
+from lmbench.training import exits as exits_module
 from lmbench.training.execute import fit_model, run_all
-from lmbench.training.exits import exit_curve_of_run
+from lmbench.training.exits import exit_curves
 from lmbench.training.replicas import OnePass
 from tests.test_training import small_run
 
@@ -290,22 +293,65 @@ def test_where_the_last_token_alone_is_a_target_its_whole_window_is_charged(scor
 
 
 @pytest.mark.parametrize("wrong", [0.0, 1.5])
-def test_a_threshold_that_is_no_probability_is_refused(scored, wrong):
-    model, config, data, how = scored
-    with pytest.raises(ValueError, match=rf"thresholds holds {wrong}; accepted: more than 0, at most 1"):
-        exit_curve(model, config, data, thresholds=(0.5, wrong), **how)
+def test_a_threshold_that_is_no_probability_is_refused(wrong):
+    with pytest.raises(ValueError, match=rf"{wrong} is not accepted: more than 0, at most 1"):
+        ExitCurve(run="0" * 16, thresholds=(0.5, wrong))
 
 
-def test_a_stored_run_gives_its_curve(task, store):
-    run = small_run(task, "early_exit")
-    run_all([run], store=store, device="cpu", progress=False)
-    curve = exit_curve_of_run(run.digest, store=store, thresholds=(0.5, 1.0), device="cpu")
-    assert isinstance(curve, pd.DataFrame)
-    assert len(curve) == 2 + 3
-    frame = store.frame([run.digest])
+@pytest.fixture
+def curves(task, store):
+    runs = [small_run(task, "early_exit", dropout_seed=seed, init_seed=seed) for seed in range(3)]
+    run_all(runs, store=store, device="cpu", progress=False)
+    return exit_curves([run.digest for run in runs], store=store, device="cpu")
+
+
+def test_the_curves_of_stored_runs_are_records(curves, store, monkeypatch):
+    assert list(curves["policy"][:11]) == ["threshold"] * 8 + ["depth"] * 3
+    assert len(curves) == 3 * 11
+    frame = store.frame([curves["run"][0]])
     valid = frame[(frame["split"] == "valid") & (frame["metric"] == "nll")].sort_values("step")
-    never = curve[(curve["policy"] == "threshold") & (curve["setting"] == 1)]
-    assert never["nll"].item() == pytest.approx(valid["value"].iloc[-1], rel=1e-6)
+    never = curves[(curves["setting"] == 1) & (curves["policy"] == "threshold")]
+    assert never["nll"].iloc[0] == pytest.approx(valid["value"].iloc[-1], rel=1e-6)
+    assert store.verify() == []
+
+    def refuse(*args, **fields):
+        raise AssertionError("scored twice")
+
+    monkeypatch.setattr(exits_module, "exit_curve", refuse)
+    again = exit_curves(list(dict.fromkeys(curves["run"])), store=store, device="cpu")
+    pd.testing.assert_frame_equal(again, curves)
+
+
+def test_the_figure_and_the_reading_name_both_ways_of_stopping(curves):
+    figure = exit_panel(curves)
+    assert "n = 3 seeds" in figure.caption
+    assert "threshold 0.5" in figure.alt
+    assert "depth 3" in figure.alt
+    assert "onfidence" in exit_reading(curves)
+
+
+def test_confidence_is_compared_with_the_depth_that_costs_at_least_as_much():
+    """A threshold that is better by 0.1 at half the cost of depth 2, in every seed."""
+    rows = [
+        {"run": f"{seed}", "label": "early_exit", "policy": policy, "setting": setting, "flops": flops}
+        | {"nll": nll + 0.001 * seed * flops}
+        for seed in range(5)
+        for policy, setting, flops, nll in (
+            ("threshold", 0.5, 5.0, 2.0), ("depth", 1.0, 4.0, 2.5), ("depth", 2.0, 10.0, 2.1)
+        )
+    ]  # fmt: skip
+    said = exit_reading(pd.DataFrame(rows))
+    assert "holds" in said
+    assert "threshold 0.5 is lower than depth 2" in said
+    table = pd.DataFrame(rows)
+    dear = table.assign(flops=table["flops"].where(table["policy"] == "depth", 20.0))
+    assert exit_reading(dear).startswith("Every threshold costs more than every fixed depth")
+
+
+def test_curves_of_two_models_are_refused(curves):
+    two = pd.concat([curves, curves.assign(label="other")])
+    with pytest.raises(ValueError, match="one model at a time, got early_exit, other"):
+        exit_panel(two)
 
 
 def test_a_run_of_another_model_is_refused(task, store):
@@ -314,7 +360,7 @@ def test_a_run_of_another_model_is_refused(task, store):
     with pytest.raises(
         ValueError, match=rf"run {run.digest} is of model '.*'; exit curves need 'early_exit'"
     ):
-        exit_curve_of_run(run.digest, store=store, device="cpu")
+        exit_curves([run.digest], store=store, device="cpu")
 
 
 @pytest.mark.parametrize("exits", [(0,), (3,), (2, 1), (1, 1)])

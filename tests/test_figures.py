@@ -85,7 +85,24 @@ def race_rows():
     return rows.assign(tokens=rows["step"] * 100, jobs=1)
 
 
+def exit_curves():
+    points = [
+        ("threshold", 0.5, 1e6, 2.1),
+        ("threshold", 1.0, 2e6, 2.0),
+        ("depth", 1.0, 8e5, 2.3),
+        ("depth", 2.0, 2e6, 2.0),
+    ]
+    rows = [
+        {"run": str(seed), "label": "early_exit", "policy": policy, "setting": setting, "flops": flops}
+        | {"nll": nll + seed / 50}
+        for policy, setting, flops, nll in points
+        for seed in range(3)
+    ]
+    return pd.DataFrame(rows)
+
+
 DRAWN = {
+    "exit_panel": lambda: figures.exit_panel(exit_curves()),
     "loss_against": lambda: figures.loss_against(runs(), references=REFERENCES),
     "budget_panel": lambda: figures.budget_panel(runs(), references=REFERENCES),
     "crossing_panel": lambda: figures.crossing_panel(race_rows(), target=2.3),

@@ -17,6 +17,7 @@ from lmbench.analysis.checks import refuse_mixed_devices, require
 from lmbench.analysis.comparisons import paired_differences, sweep_panel
 from lmbench.analysis.crossing_panel import crossing_panel
 from lmbench.analysis.curves import training_curves, tuning_curves
+from lmbench.analysis.exits import exit_panel
 from lmbench.analysis.formats import COSTS, METRICS
 from lmbench.analysis.references import References, reference_values
 from lmbench.analysis.reversals import rank_panel
@@ -25,6 +26,7 @@ from lmbench.analysis.table import HIGHER_IS_BETTER, provenance
 __all__ = [
     "budget_panel",
     "crossing_panel",
+    "exit_panel",
     "loss_against",
     "paired_differences",
     "rank_panel",

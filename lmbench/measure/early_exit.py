@@ -26,8 +26,6 @@ from lmbench.measure.score import readout_of, score_split, target_scores
 from lmbench.models.early_exit import NEVER, EarlyExit, EarlyExitConfig
 from lmbench.tasks.base import IGNORE, Batch, TaskData, View
 
-THRESHOLDS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, NEVER)
-
 
 def exit_curve(
     model: EarlyExit,
@@ -37,7 +35,7 @@ def exit_curve(
     split: str,
     protocol: Config,
     view: View,
-    thresholds: Sequence[float] = THRESHOLDS,
+    thresholds: Sequence[float],
     eval_seed: int = 0,
 ) -> pd.DataFrame:
     """One row for each threshold, and one for each depth that has a head.
@@ -46,12 +44,9 @@ def exit_curve(
     (its n), blocks and flops (executed by a token, forward, on average), tokens (their n: the
     positions that hold a scored target, or whole windows where only the last is read out).
 
-    Raises:
-        ValueError: a threshold outside (0, 1].
+    Args:
+        thresholds: more than 0; at 1 no token stops.
     """
-    wrong = [value for value in thresholds if not 0 < value <= NEVER]
-    if wrong:
-        raise ValueError(f"thresholds holds {wrong[0]}; accepted: more than 0, at most 1 (never stops)")
     was_training, counter = model.training, _Counter(model, thresholds, n_block=config.n_layer)
     model.eval()
     try:

@@ -1,46 +1,91 @@
-"""The exit curve of a stored run: its weights loaded, its own task scored."""
+"""Exit curves of stored runs, as records of the store: scored once, read and drawn anywhere."""
 
 from collections.abc import Sequence
 
 import pandas as pd
 
-from lmbench.config import Config
-from lmbench.measure.early_exit import THRESHOLDS, exit_curve
+from lmbench.measure.early_exit import exit_curve
 from lmbench.models.early_exit import EarlyExit
+from lmbench.records import ROW_COLUMNS, Records, no_items
+from lmbench.run import ExitCurve
 from lmbench.store import Store
 from lmbench.tasks.base import View, load_task
 from lmbench.training.execute import resolve_device
+from lmbench.training.record import describe, environment
 from lmbench.training.rescore import load_run
 
+LEVEL = "{policy}|{setting:g}"  # how a point of the curve is written in the rows' level column
 
-def exit_curve_of_run(
-    digest: str,
-    *,
-    store: Store,
-    split: str = "valid",
-    thresholds: Sequence[float] = THRESHOLDS,
-    protocol: Config | None = None,
-    device: str | None = None,
+
+def exit_curves(
+    digests: Sequence[str], *, store: Records, split: str = "valid", device: str | None = None
 ) -> pd.DataFrame:
-    """See `measure.early_exit.exit_curve`; what is None is as in the run.
+    """One row for each run and point of its curve; see `measure.early_exit.exit_curve`.
 
-    A threshold is a choice: read it off the valid split, and the test split only once it is made.
+    Columns: run (that was trained), label, policy ("threshold" or "depth"), setting, nll, blocks, flops,
+    n (targets).
 
     Raises:
-        ValueError: unknown run, a run without weights, or of a model without exits.
+        ValueError: an unknown run, one without weights or of a model without exits, or a read-only store
+            that lacks a curve.
     """
+    asked = {digest: ExitCurve(run=digest, split=split) for digest in digests}
+    for digest, one in asked.items():
+        if not store.has(one.digest):
+            if not isinstance(store, Store):
+                raise ValueError(f"the reference results {store.root} lack the exit curve of run {digest}")
+            store.ensure(one.digest, lambda one=one: _score_into(one, store, device))
+    parts = [_points(store.frame([one.digest])).assign(run=digest) for digest, one in asked.items()]
+    columns = ["run", "label", "policy", "setting", "nll", "blocks", "flops", "n"]
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def _points(rows: pd.DataFrame) -> pd.DataFrame:
+    """The tidy rows of one curve as a row for each of its points."""
+    n = rows[rows["metric"] == "nll"].set_index("level")["n"]
+    table = rows.pivot(index="level", columns="metric", values="value").loc[n.index]
+    policies = [level.split("|") for level in table.index]
+    table = table.assign(
+        policy=[policy for policy, _ in policies],
+        setting=[float(setting) for _, setting in policies],
+        label=rows["label"].iloc[0],
+        n=n,
+    )
+    return table.reset_index(drop=True)
+
+
+def _score_into(asked: ExitCurve, store: Store, device: str | None) -> None:
+    """Score and file one curve under its lock."""
     where = resolve_device(device)
-    loaded = load_run(digest, store=store, device=where)
+    loaded = load_run(asked.run, store=store, device=where)
     run, model = loaded.run, loaded.model
     if not isinstance(model, EarlyExit):
-        raise ValueError(f"run {digest} is of model {run.model.kind!r}; exit curves need 'early_exit'")
-    return exit_curve(
-        model,
-        run.model,
-        load_task(run.task),
-        split=split,
-        protocol=protocol or run.protocol,
-        view=View(seq_len=run.model.seq_len, is_window=run.model.is_window, device=where),
-        thresholds=thresholds,
-        eval_seed=run.eval_seed,
-    )
+        raise ValueError(f"run {asked.run} is of model {run.model.kind!r}; exit curves need 'early_exit'")
+    with store.claim(asked.digest) as folder:
+        if folder is None:
+            return  # another process makes it
+        curve = exit_curve(
+            model,
+            run.model,
+            load_task(run.task),
+            split=asked.split,
+            protocol=run.protocol,
+            view=View(seq_len=run.model.seq_len, is_window=run.model.is_window, device=where),
+            thresholds=asked.thresholds,
+            eval_seed=run.eval_seed,
+        )
+        fixed = dict.fromkeys(ROW_COLUMNS, 0) | {"evaluation": asked.digest, "split": asked.split}
+        rows = [
+            fixed
+            | {"task": run.task.kind, "step": run.steps, "level": LEVEL.format(**point), "metric": metric}
+            | {"value": point[metric], "n": point["targets" if metric == "nll" else "tokens"]}
+            for point in curve.to_dict("records")
+            for metric in ("nll", "blocks", "flops")
+        ]
+        store.finish(
+            asked.digest,
+            run=describe(asked, label=run.model.name),
+            env=environment(where) | {"hashes": {"weights": loaded.weights}},
+            rows=pd.DataFrame(rows),
+            items=no_items(),
+        )
