@@ -416,7 +416,7 @@ def test_the_benchmark_measures_one_process_and_several_in_turn(tmp_path, monkey
 
 def test_the_benchmark_trains_more_than_85_million_parameters(tmp_path):
     write_corpus(tmp_path / "small")
-    run = two_gpus.large_run(tmp_path / "small", steps=1, quick=False)
+    run = two_gpus.large_run(tmp_path / "small", steps=1, sequences=2, quick=False)
     # Four C x C maps and two C x 4C maps in each of 12 layers, 65 letters and 1024 places, 25 norms.
     expected = 12 * (4 * 768**2 + 2 * 768 * 3072) + (65 + 1024) * 768 + 25 * 768
     assert parameters(run.model.replace(vocab_size=65)).total == expected > 85_000_000

@@ -103,6 +103,9 @@ def test_a_model_of_equal_logits_scores_as_the_uniform_predictor(task, store, pr
             T = 1 if readout == "last" else tokens_BT.shape[1]
             return Output(torch.zeros(len(tokens_BT), T, data.vocab_size))
 
+        def extend(self, tokens_BT, state=None):
+            raise AssertionError("nothing is generated here")
+
     view = View(seq_len=8, is_window=False, device=torch.device("cpu"))
     scores = evaluate(Equal(), data, split="test", protocol=protocol, view=view).metrics
     uniform = row(references(task, protocol=protocol, seq_len=8, store=store), "uniform")

@@ -135,6 +135,9 @@ def test_a_model_of_equal_logits_has_chance_accuracy_and_uniform_nll(data):
         def forward(self, tokens_BT, context_BK=None, *, readout="all"):
             return Output(torch.zeros(*tokens_BT.shape, data.vocab_size))
 
+        def extend(self, tokens_BT, state=None):
+            raise AssertionError("nothing is generated here")
+
     view = View(seq_len=SEQ_LEN, is_window=False, device=CPU)
     found = evaluate(Equal(), data, split="test", protocol=make("protocol", "dense"), view=view).metrics
     assert found["accuracy"] == (pytest.approx(1 / data.vocab_size), 4 + 89)
