@@ -73,7 +73,9 @@ def _kind(cls: type[Config], name: str) -> dict[str, Any]:
     changed = cls.variants.get(name, {})
     summary = (inspect.getdoc(cls) or "").partition("\n")[0]
     if changed:
-        summary = f"{cls.kind} with {', '.join(f'{key}={value}' for key, value in changed.items())}"
+        # What a variant holds at the kind's default, or leaves to the sizes, does not tell it apart.
+        told = {key: value for key, value in changed.items() if value is not None and value != fields[key]}
+        summary = f"{cls.kind} with {', '.join(f'{key}={value}' for key, value in told.items())}"
     plain = {key: value.to_dict() if isinstance(value, Config) else value for key, value in fields.items()}
     return {"summary": summary, "kind": cls.kind, "version": cls.version, "fields": plain | changed}
 
