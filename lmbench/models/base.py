@@ -128,10 +128,11 @@ class LanguageModel(nn.Module, ABC):
 def stage_starts(config: ModelConfig, *, steps: int) -> list[tuple[int, ModelConfig]]:
     """The first step of each stage of a training of so many steps, with what is computed from there.
 
-    A stage that is shorter than half a step has no step of its own and is left out.
+    A stage that is shorter than half a step has no step of its own and is left out, but never the
+    last one, which is what is scored in the end.
     """
-    starts = {round(share * steps): stage for share, stage in config.stages()}
-    return sorted((start, stage) for start, stage in starts.items() if start < steps or not start)
+    starts = {min(round(share * steps), steps - 1): stage for share, stage in config.stages()}
+    return sorted(starts.items(), key=lambda one: one[0])
 
 
 def seeded(config: ModelConfig, *, init_seed: int) -> LanguageModel:

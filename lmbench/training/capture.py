@@ -4,6 +4,7 @@ A small model's step is hundreds of kernels of a few microseconds, and launching
 Python takes longer than running it. A captured graph launches them all at once.
 """
 
+import gc
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -78,3 +79,10 @@ class CapturedScorer:
 
 def _copy(value: torch.Tensor | None) -> torch.Tensor | None:
     return None if value is None else value.clone()
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what finished programs and graphs held: they refer to each other."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -19,9 +19,10 @@ from lmbench.progress import Progress
 from lmbench.records import write_atomically
 from lmbench.run import Run
 from lmbench.store import Store
+from lmbench.training.capture import free_memory
 from lmbench.training.checkpoint import Checkpoint
 from lmbench.training.distributed import ALONE, Ranks
-from lmbench.training.grouping import free_memory, is_compiled
+from lmbench.training.grouping import is_compiled
 from lmbench.training.loop import train_group
 from lmbench.training.outcome import Trained
 from lmbench.training.record import device_name, weights_hash

@@ -5,7 +5,6 @@ grouping is a matter of speed: on a GPU a stack of small models costs little mor
 a CPU it gains nothing, and runs are trained one at a time unless asked otherwise.
 """
 
-import gc
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ import torch
 
 from lmbench.config import digest_of
 from lmbench.run import Run
+from lmbench.training.capture import free_memory
 from lmbench.training.program import Program
 from lmbench.training.record import run_flops
 
@@ -113,13 +113,6 @@ def _replica_bytes(run: Run, device: torch.device) -> tuple[int, int]:
     del program
     free_memory(device)
     return each, scoring
-
-
-def free_memory(device: torch.device) -> None:
-    """Give back what finished programs held: they and their graphs refer to each other."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def is_compiled(run: Run, replicas: int, *, device: torch.device) -> bool:

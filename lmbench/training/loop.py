@@ -184,7 +184,8 @@ class _Training:
             if not math.isfinite(nll):  # the last update ruined the weights after a finite loss
                 one.diverged_at = done
                 one.record.diverged(done)
-            elif nll < self.best_nll[at]:
+            # The best of what is computed in the end: weights of an earlier stage are those of another map.
+            elif nll < self.best_nll[at] and self.program.is_last_stage:
                 self.best_nll[at] = nll
                 self.best_RP[at].copy_(self.program.weights_RP[at])
 

@@ -62,7 +62,7 @@ def score(
             continue
         evaluation = Evaluation(
             weights=weights_hash(program.replicas.state(at, on_cpu_RP)),
-            model=run.model,
+            model=program.scored_model,
             task=run.task,
             protocol=run.protocol,
             split=split,

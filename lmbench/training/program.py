@@ -17,10 +17,10 @@ from torch import Tensor
 
 from lmbench.layers.dropout import dropout_keys
 from lmbench.measure.score import true_float32
-from lmbench.models.base import stage_starts
+from lmbench.models.base import ModelConfig, stage_starts
 from lmbench.run import Run
 from lmbench.tasks.base import IGNORE, Scores, load_task
-from lmbench.training.capture import Captured
+from lmbench.training.capture import Captured, free_memory
 from lmbench.training.distributed import ALONE, Ranks
 from lmbench.training.replicas import Replicas
 from lmbench.training.scorer import Scorer, view_of
@@ -66,7 +66,7 @@ class Program:
             self._losses, self._step = self.replicas.losses, self._one_step
         self._scorer = Scorer(run, self.replicas, self.data, self.view, ranks)
         self._stages = stage_starts(run.model, steps=run.steps)
-        self._stage = run.model
+        self._stage: ModelConfig | None = None
         self.done = 0
         """Steps taken."""
 
@@ -117,6 +117,16 @@ class Program:
                 self._step()
                 self.done += 1
 
+    @property
+    def is_last_stage(self) -> bool:
+        """Whether the steps taken so far have reached what is computed in the end."""
+        return self.done > self._stages[-1][0]
+
+    @property
+    def scored_model(self) -> ModelConfig:
+        """What scores are of: the run's model, or before its last stage what is computed until then."""
+        return self.run.model if self.is_last_stage or self._stage is None else self._stage
+
     def _enter_stage(self) -> None:
         """Compute as the model's stage of this step does; graphs of another stage are void."""
         stage = next(stage for start, stage in reversed(self._stages) if start <= self.done)
@@ -127,6 +137,7 @@ class Program:
             self._scorer.forget_graphs()
             if self.ranks.is_alone:
                 self._step = Captured(self._one_step, device=self.device)
+            free_memory(self.device)
 
     def _refill(self) -> None:
         """Draw what the steps of this block read, into the same tensors each time."""
@@ -223,7 +234,7 @@ class Program:
         self.ranks.broadcast_(held.values())
         self.replicas.refresh()
         self.count.fill_(done)
-        self.done, self._is_stale = done, True
+        self.done, self._is_stale, self._stage = done, True, None
 
     # ---------------------------------------------------------------- scoring
 

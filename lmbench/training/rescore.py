@@ -31,9 +31,7 @@ class Loaded:
     """sha256 of the weights."""
 
 
-def load_run(
-    digest: str, *, store: Store, device: torch.device, model: ModelConfig | None = None
-) -> Loaded:
+def load_run(digest: str, *, store: Store, device: torch.device, model: ModelConfig | None = None) -> Loaded:
     """Rebuild a run's model with the weights that it reports.
 
     Args:

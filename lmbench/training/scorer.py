@@ -9,7 +9,7 @@ from torch import Tensor
 from lmbench.measure.score import score_split, target_scores
 from lmbench.run import Run
 from lmbench.tasks.base import Batch, Scores, TaskData, View
-from lmbench.training.capture import CapturedScorer
+from lmbench.training.capture import CapturedScorer, free_memory
 from lmbench.training.distributed import Ranks
 from lmbench.training.replicas import Replicas
 
@@ -47,6 +47,8 @@ class Scorer:
     def forget_graphs(self) -> None:
         """Capture anew: the model computes something else from now on."""
         if self._is_captured:
+            self._score = self._batch  # the old graphs, and the memory that they hold, go first
+            free_memory(self.view.device)
             self._score = CapturedScorer(self._batch, device=self.view.device)
 
     def _batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
