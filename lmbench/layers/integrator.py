@@ -197,7 +197,11 @@ def advanced(
 
 
 def integrator_terms(shape: IntegratorShape, *, seq_len: int, n_layer: int) -> tuple[Term, ...]:
-    """Forward FLOPs of n_layer cells over seq_len tokens; early stopping saves none of them."""
+    """Forward FLOPs of n_layer cells over seq_len tokens; early stopping saves none of them.
+
+    The motion itself is left out, as element-wise work is that replaces no product: some ten operations
+    a feature and iteration, 1.3% of the controller's products at H = 64.
+    """
     C, H, n, rows = shape.d_model, shape.d_controller, shape.n_iteration, shape.top_k * seq_len
     if not n:
         return ()
