@@ -21,8 +21,8 @@ from torch import Tensor
 
 from lmbench.layers.cost import Term
 from lmbench.layers.embedding import check_length
-from lmbench.models.huggingface import parts
 from lmbench.models.base import LanguageModel, ModelConfig, Output, Readout, State
+from lmbench.models.huggingface import parts
 from lmbench.models.huggingface.folder import CONFIG, fingerprint, read_folder
 from lmbench.models.huggingface.library import folder_settings, new_body, new_settings
 from lmbench.models.huggingface.terms import CLOSED_FORMS, closed_form, counted_term

@@ -1,0 +1,101 @@
+"""What checkpointing saves and costs: bytes held for the backward pass, FLOPs made twice, seconds a step.
+
+Bytes and seconds depend on the device, so both are records of the store and are measured once.
+Seconds are timed with several seeds, which is what their interval is over; a record holds one.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import pandas as pd
+import torch
+from pydantic import Field
+
+from lmbench.config import Config, one_of
+from lmbench.measure.activations import activations
+from lmbench.measure.flops import ledger
+from lmbench.records import ROW_COLUMNS, Records, no_items
+from lmbench.run import Run
+from lmbench.store import Store
+from lmbench.training.execute import resolve_device
+from lmbench.training.record import describe, device_name, environment, readout_of
+from lmbench.training.speed import seconds_per_step
+
+MODES = ("none", "step", "stack", "block")
+
+
+class Activations(Config):
+    """Bytes that a training step holds, on the device that env.json names."""
+
+    role: ClassVar[str] = "run"
+    kind: ClassVar[Literal["activations"]] = "activations"
+
+    model: one_of("model")
+    """What is counted; weights do not matter."""
+    batch_size: int = Field(ge=1)
+    """Sequences of seq_len tokens."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Weights and arithmetic."""
+
+
+def checkpointing_costs(
+    run: Run, *, seeds: Sequence[int], store: Records, device: str | None = None
+) -> pd.DataFrame:
+    """One row for each way of checkpointing and seed, measured once per store.
+
+    Args:
+        run: a training of an integrator; its steps do not matter, its batch size does.
+        seeds: as many timings.
+
+    Returns:
+        Columns checkpointing, init_seed, seconds (of a step), saved, logits, peak, gradients, state (bytes,
+        see `measure.activations`), recomputed (FLOPs made twice, as a share of the forward pass), device.
+
+    Raises:
+        ValueError: a read-only store that lacks a record, or one that was measured on another device.
+    """
+    where, table = resolve_device(device), []
+    for mode in MODES:
+        one = run.replace(model=run.model.replace(checkpointing=mode))
+        bill = ledger(one.model, readout=readout_of(one))
+        held, measured_on = _held(one, store=store, device=where)
+        for seed in seeds:
+            seconds = seconds_per_step(one.with_seed(seed), store=store, device=where)
+            row = {"checkpointing": mode, "init_seed": seed, "seconds": seconds} | held
+            table.append(row | {"recomputed": bill.recompute / bill.forward, "device": measured_on})
+    return pd.DataFrame(table)
+
+
+def _held(run: Run, *, store: Records, device: torch.device) -> tuple[dict[str, int], str]:
+    """Bytes by name, and where they were counted."""
+    dtype = "bfloat16" if run.dtype == "bfloat16" else "float32"
+    asked = Activations(model=run.model, batch_size=run.batch_size, dtype=dtype)
+    if not store.has(asked.digest):
+        if not isinstance(store, Store):
+            raise ValueError(f"the reference results {store.root} lack the activations of {run.model.name}")
+        store.ensure(asked.digest, lambda: _count(asked, store, device))
+    rows = store.frame([asked.digest])
+    measured_on = rows["device"].iloc[0]
+    if isinstance(store, Store) and measured_on != device_name(device):
+        raise ValueError(
+            f"the activations of {run.model.name} in {store.root} were counted on {measured_on!r}, and this "
+            f"is {device_name(device)!r}; delete {store.folder(asked.digest)} to count them here"
+        )
+    values = rows.set_index("metric")["value"]
+    return {name.removesuffix("_bytes"): int(value) for name, value in values.items()}, measured_on
+
+
+def _count(asked: Activations, store: Store, device: torch.device) -> None:
+    with store.claim(asked.digest) as folder:
+        if folder is None:
+            return  # another process counts the same
+        held = activations(asked.model, batch_size=asked.batch_size, device=device, dtype=asked.dtype)
+        fixed = dict.fromkeys(ROW_COLUMNS, 0) | {"evaluation": "", "split": "", "task": "", "level": ""}
+        rows = [{"metric": f"{name}_bytes", "value": value, "n": 1} for name, value in held._asdict().items()]
+        store.finish(
+            asked.digest,
+            run=describe(asked, label=asked.model.name),
+            env=environment(device),
+            rows=pd.DataFrame([fixed | row for row in rows]),
+            items=no_items(),
+        )
