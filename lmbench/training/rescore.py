@@ -124,22 +124,10 @@ def _evaluate_into(evaluation: Evaluation, loaded: Loaded, store: Store, device:
     with store.claim(evaluation.digest) as folder:
         if folder is None:
             return  # another process makes it
-        scores = evaluate(
-            loaded.model,
-            data,
-            split=evaluation.split,
-            protocol=evaluation.protocol,
-            view=view,
-            eval_seed=evaluation.eval_seed,
-        )
-        effort = mean_effort(
-            loaded.model,
-            data,
-            split=evaluation.split,
-            protocol=evaluation.protocol,
-            view=view,
-            eval_seed=evaluation.eval_seed,
-        )
+        how = {"split": evaluation.split, "protocol": evaluation.protocol, "view": view}
+        how["eval_seed"] = evaluation.eval_seed
+        scores = evaluate(loaded.model, data, **how)
+        effort = mean_effort(loaded.model, data, **how)
         scores = replace(scores, metrics=scores.metrics | effort)
         record = RunRecord(loaded.run.replace(task=evaluation.task), loaded.model.state_dict(), device)
         record.scores(evaluation, loaded.run.steps, scores)
