@@ -132,7 +132,7 @@ def _typical(shares: pd.Series) -> tuple[str, str]:
 
 def _relative(stopping: pd.DataFrame, pairs: pd.DataFrame, unit: str, margin: float) -> Finding:
     """The corrected rule at the tolerance that saves most without a loss beyond the margin."""
-    claim = "iterations can be saved without loss by a rule that looks at the step"
+    claim = "some iterations can be saved without loss by a rule that looks at the step"
     ahead = pairs[pairs["a"].str.startswith("stopping")]
     shares = stopping.groupby("setting")["iterations"].mean() / stopping["at_most"].max()
     took, kept = {f"stopping at {setting:g}": share for setting, share in shares.items()}, []
