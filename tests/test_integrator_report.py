@@ -464,6 +464,12 @@ def test_claims_of_quality_follow_margin_and_holm() -> None:
     ]  # fmt: skip
     strict = claims.quality_claims(PAIRS, base=BASE, metric=METRIC, margin=0.001)
     assert strict[0].verdict == "not decided"
+    worse = PAIRS.assign(low=0.02, high=0.1)
+    verdicts = [
+        claims.quality_claims(worse.assign(p_holm=p), base=BASE, metric=METRIC, margin=0.01)[0].verdict
+        for p in (0.01, 0.2)
+    ]
+    assert verdicts == ["refuted", "not decided"]
     ahead = PAIRS.assign(low=-0.3, high=-0.1, p_holm=0.01)
     assert {one.verdict for one in claims.quality_claims(ahead, base=BASE, metric=METRIC, margin=0.01)} == {
         "holds"

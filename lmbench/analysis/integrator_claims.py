@@ -4,7 +4,8 @@ Numbers of claims are those of our list of all of them. A verdict is "holds", "r
 decided"; claims that the scale at hand cannot test are listed with the reason. A claim that one
 thing is lower follows the rule of `verdict` (interval and Holm's p). A claim that nothing is lost holds
 where the 95% interval of the difference ends below a margin that is named beforehand, and is refuted
-where it begins above it. A claim of a range is judged by where the interval lies. Counts are exact.
+where it begins above it and Holm's p is below 0.05. A claim of a range is judged by where the interval
+lies. Counts are exact.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from lmbench.analysis.intervals import t_interval
 from lmbench.analysis.verdict import Decision, comparison_sentences, judge
 from lmbench.analysis.words import difference_in_words, in_digits, seeds
 
+ALPHA = 0.05
 UNTESTED = "not tested"
 CLAIMS = ["number", "claim", "measured", "verdict"]
 MEMORY_SAVED = 0.5  # the claim's lower end, of training memory
@@ -211,7 +213,7 @@ def _lossless(row: Any, unit: str, margin: float) -> tuple[str, Decision]:
     text = f"{_in_words(row, unit)}; {margin:g} counts as none"
     if row.high < margin:
         return text, "holds"
-    return text, "refuted" if row.low > margin else "not decided"
+    return text, "refuted" if row.low > margin and row.p_holm < ALPHA else "not decided"
 
 
 def _in_words(row: Any, unit: str) -> str:

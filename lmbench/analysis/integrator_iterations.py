@@ -9,6 +9,7 @@ with t. The last is the honest competitor: it saves in training too. Scores of t
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -101,12 +102,14 @@ def iterations_panel(
     """
     table = iteration_table(every, metric=metric)
     table = table[table["how"].isin(shown)]
-    # One line of the honest competitors sets the scale.
-    trained = table[table["how"].isin([TRAINED, "stopping", "published rule"])]
-    low, high = trained[["mean", "low"]].min(axis=None), trained[["mean", "high"]].max(axis=None)
+    # What was trained, and what stops, sets the scale.
+    main = table[table["how"] != "cut off"]
+    low, high = main[["mean", "low"]].min(axis=None), main[["mean", "high"]].max(axis=None)
     low = min(low, table["mean"].min())
     ceiling = low + HEADROOM * max(high - low, 1e-3)
-    hidden, top = table[table["mean"] > ceiling], 1.02 * table[["mean", "high"]].max(axis=None)
+    pad, hidden = 0.06 * (ceiling - low), table[table["mean"] > ceiling]
+    bottom = np.fmin(low, table["low"][table["mean"] <= ceiling].min()) - pad
+    top = ceiling if len(hidden) else np.fmax(high, table[["mean", "high"]].max(axis=None)) + pad
     with style.context():
         fig, (ax,) = chart.new(width=style.COLUMN_WIDTH, height=2.6)
         handles = []
@@ -116,7 +119,7 @@ def iterations_panel(
             bars = axes.errors(points)
             ax.errorbar(points["iterations"], points["mean"], yerr=bars, **place, **axes.ERROR_BAR, **look)
             handles.append(Line2D([], [], label=NAMES[str(how)], **look))
-        ax.set_ylim(low - 0.06 * (ceiling - low), ceiling if len(hidden) else top)
+        ax.set_ylim(bottom, top)
         ax.set_xlim(-0.3, table["iterations"].max() + 0.3)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("mean iterations per position")
