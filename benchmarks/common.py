@@ -20,8 +20,8 @@ import torch
 
 from lmbench.home import commit
 from lmbench.records import write_json
+from lmbench.training.environment import device_name
 from lmbench.training.execute import resolve_device
-from lmbench.training.record import device_name
 
 
 def parser(description: str, *, repeats: int) -> argparse.ArgumentParser:

@@ -207,15 +207,15 @@ def test_checkpointing_costs_are_measured_once_and_redrawn_from_a_reference(
     pack(store.digests(), [store], tmp_path / "reference")
     reference = Reference(tmp_path / "reference")
     assert checkpointing_costs(run, seeds=[0, 1], store=reference).equals(costs)
-    with pytest.raises(ValueError, match="the reference results .* lack the activations of integrator"):
+    with pytest.raises(ValueError, match="reference results .* lack the memory of activations of integrator"):
         checkpointing_costs(run.replace(batch_size=3), seeds=[0], store=reference)
 
 
 def test_bytes_of_another_device_are_refused(task, store, monkeypatch) -> None:
     run = checkpointable(task)
     checkpointing_costs(run, seeds=[0], store=store, device="cpu")
-    monkeypatch.setattr(checkpointing, "device_name", lambda device: "NVIDIA H200")
-    with pytest.raises(ValueError, match="were counted on 'cpu: .*', and this is 'NVIDIA H200'; delete "):
+    monkeypatch.setattr("lmbench.training.measured.device_name", lambda device: "NVIDIA H200")
+    with pytest.raises(ValueError, match="was measured on 'cpu: .*', and this is 'NVIDIA H200'; delete "):
         checkpointing_costs(run, seeds=[0], store=store, device="cpu")
 
 

@@ -202,7 +202,7 @@ def test_a_committed_record_is_read_and_never_measured(store: Store, tmp_path) -
 def test_times_of_another_device_are_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = GRID | {"store": store, "device": "cpu", "repeats": 1, "warm_up": 0}
     latency_rows([small("linear")], **asked)
-    monkeypatch.setattr("lmbench.training.latency.device_name", lambda device: "another")
+    monkeypatch.setattr("lmbench.training.measured.device_name", lambda device: "another")
     with pytest.raises(
         ValueError,
         match="the latency of linear in .* was measured on 'cpu: .*', and this is 'another'; delete",

@@ -85,7 +85,7 @@ def test_equal_seconds_gives_each_model_the_steps_of_its_measured_speed(task, tm
     assert [run.steps for run in plan(models(), task, **asked)] == [200, 100, 20]
     assert [run.steps for run in plan(models(), task, **asked | {"budget": 4})] == [400, 200, 40]
     assert timed == list(seconds), "measured once, read afterwards"
-    monkeypatch.setattr("lmbench.training.speed.device_name", lambda device: "another")
+    monkeypatch.setattr("lmbench.training.measured.device_name", lambda device: "another")
     with pytest.raises(
         ValueError, match="the speed of linear in .* was measured on .*, and this is 'another'"
     ):

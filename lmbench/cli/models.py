@@ -81,8 +81,8 @@ def _flops(
 def _measured(config: Any, device: str | None) -> dict[str, Any]:
     """Prefill of a full context and decode at its end, for one text, on this device."""
     from lmbench.measure.latency import latencies
+    from lmbench.training.environment import device_name
     from lmbench.training.execute import resolve_device
-    from lmbench.training.record import device_name
 
     where = resolve_device(device)
     timed = latencies(config, batch_sizes=[1], lengths=[config.seq_len], device=where)

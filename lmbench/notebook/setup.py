@@ -41,8 +41,8 @@ def circumstances() -> str:
     import torch
 
     from lmbench import __version__
+    from lmbench.training.environment import device_name
     from lmbench.training.execute import default_device
-    from lmbench.training.record import device_name
 
     device = default_device()
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""

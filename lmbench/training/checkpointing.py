@@ -14,11 +14,11 @@ from pydantic import Field
 from lmbench.config import Config, one_of
 from lmbench.measure.activations import activations
 from lmbench.measure.flops import ledger
-from lmbench.records import ROW_COLUMNS, Records, no_items
+from lmbench.records import Records
 from lmbench.run import Run
-from lmbench.store import Store
 from lmbench.training.execute import resolve_device
-from lmbench.training.record import describe, device_name, environment, readout_of
+from lmbench.training.measured import measured_rows
+from lmbench.training.record import readout_of
 from lmbench.training.speed import seconds_per_step
 
 MODES = ("none", "step", "stack", "block")
@@ -70,32 +70,13 @@ def _held(run: Run, *, store: Records, device: torch.device) -> tuple[dict[str, 
     """Bytes by name, and where they were counted."""
     dtype = "bfloat16" if run.dtype == "bfloat16" else "float32"
     asked = Activations(model=run.model, batch_size=run.batch_size, dtype=dtype)
-    if not store.has(asked.digest):
-        if not isinstance(store, Store):
-            raise ValueError(f"the reference results {store.root} lack the activations of {run.model.name}")
-        store.ensure(asked.digest, lambda: _count(asked, store, device))
-    rows = store.frame([asked.digest])
-    measured_on = rows["device"].iloc[0]
-    if isinstance(store, Store) and measured_on != device_name(device):
-        raise ValueError(
-            f"the activations of {run.model.name} in {store.root} were counted on {measured_on!r}, and this "
-            f"is {device_name(device)!r}; delete {store.folder(asked.digest)} to count them here"
-        )
-    values = rows.set_index("metric")["value"]
-    return {name.removesuffix("_bytes"): int(value) for name, value in values.items()}, measured_on
 
-
-def _count(asked: Activations, store: Store, device: torch.device) -> None:
-    with store.claim(asked.digest) as folder:
-        if folder is None:
-            return  # another process counts the same
+    def measure() -> list[dict[str, object]]:
         held = activations(asked.model, batch_size=asked.batch_size, device=device, dtype=asked.dtype)
-        fixed = dict.fromkeys(ROW_COLUMNS, 0) | {"evaluation": "", "split": "", "task": "", "level": ""}
-        rows = [{"metric": f"{name}_bytes", "value": value, "n": 1} for name, value in held._asdict().items()]
-        store.finish(
-            asked.digest,
-            run=describe(asked, label=asked.model.name),
-            env=environment(device),
-            rows=pd.DataFrame([fixed | row for row in rows]),
-            items=no_items(),
-        )
+        return [{"metric": f"{name}_bytes", "value": value, "n": 1} for name, value in held._asdict().items()]
+
+    how = {"what": "memory of activations", "label": run.model.name, "store": store, "device": device}
+    rows = measured_rows(asked, **how, measure=measure)
+    values = rows.set_index("metric")["value"]
+    held = {name.removesuffix("_bytes"): int(value) for name, value in values.items()}
+    return held, rows["device"].iloc[0]

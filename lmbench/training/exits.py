@@ -10,8 +10,9 @@ from lmbench.records import ROW_COLUMNS, Records, no_items
 from lmbench.run import ExitCurve
 from lmbench.store import Store
 from lmbench.tasks.base import View, load_task
+from lmbench.training.environment import environment
 from lmbench.training.execute import resolve_device
-from lmbench.training.record import describe, environment
+from lmbench.training.record import describe
 from lmbench.training.rescore import load_run
 
 LEVEL = "{policy}|{setting:g}"  # how a point of the curve is written in the rows' level column

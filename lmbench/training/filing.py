@@ -22,10 +22,11 @@ from lmbench.store import Store
 from lmbench.training.capture import free_memory
 from lmbench.training.checkpoint import Checkpoint
 from lmbench.training.distributed import ALONE, Ranks
+from lmbench.training.environment import device_name
 from lmbench.training.grouping import is_compiled
 from lmbench.training.loop import train_group
 from lmbench.training.outcome import Trained
-from lmbench.training.record import device_name, weights_hash
+from lmbench.training.record import weights_hash
 
 KEEP_WEIGHTS_MB = 64.0  # larger weights are not kept unless asked for
 CHECKPOINT_SECONDS = 60.0  # what a killed process loses at most

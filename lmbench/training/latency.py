@@ -12,11 +12,11 @@ import torch
 from lmbench.measure.latency import check_grid, latencies
 from lmbench.measure.memory import memory
 from lmbench.models.base import ModelConfig
-from lmbench.records import ROW_COLUMNS, Records, no_items
+from lmbench.records import Records
 from lmbench.run import Latency
 from lmbench.store import Store
 from lmbench.training.execute import resolve_device
-from lmbench.training.record import describe, device_name, environment
+from lmbench.training.measured import measured_rows
 
 LEVEL = "{batch_size}|{length}"  # how batch size and length are written in the rows' level column
 
@@ -52,40 +52,14 @@ def latency_rows(
     ]  # fmt: skip
     for one in asked:
         check_grid(one.model, batch_sizes=one.batch_sizes, lengths=one.lengths)
-        if not store.has(one.digest):
-            if not isinstance(store, Store):
-                raise ValueError(f"the reference results {store.root} lack the latency of {one.model.name}")
-            where = resolve_device(device)
-            store.ensure(one.digest, lambda one=one, where=where: _measure(one, store, where))
-    rows = store.frame([one.digest for one in asked])
-    if isinstance(store, Store):
-        _refuse_another_device(rows, store, resolve_device(device))
-    return rows
-
-
-def _refuse_another_device(rows: pd.DataFrame, store: Store, device: torch.device) -> None:
-    for digest, found in rows.groupby("run", sort=False)["device"].first().items():
-        if found != device_name(device):
-            raise ValueError(
-                f"the latency of {rows.loc[rows['run'] == digest, 'label'].iloc[0]} in {store.root} was "
-                f"measured on {found!r}, and this is {device_name(device)!r}; delete {store.folder(digest)} "
-                "to measure it here"
-            )
-
-
-def _measure(asked: Latency, store: Store, device: torch.device) -> None:
-    with store.claim(asked.digest) as folder:
-        if folder is None:
-            return  # another process measures the same
-        rows = _timings(asked, device) + _bytes(asked, device)
-        fixed = dict.fromkeys(ROW_COLUMNS, 0) | {"evaluation": "", "split": "", "task": ""}
-        store.finish(
-            asked.digest,
-            run=describe(asked, label=asked.model.name),
-            env=environment(device),
-            rows=pd.DataFrame([fixed | row for row in rows]),
-            items=no_items(),
+    # What is only read needs no device of this machine.
+    where, parts = resolve_device(device if isinstance(store, Store) else None), []
+    for one in asked:
+        how = {"what": "latency", "label": one.model.name, "store": store, "device": where}
+        parts.append(
+            measured_rows(one, **how, measure=lambda one=one: _timings(one, where) + _bytes(one, where))
         )
+    return pd.concat(parts, ignore_index=True)
 
 
 def _timings(asked: Latency, device: torch.device) -> list[dict[str, object]]:

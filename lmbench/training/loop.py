@@ -21,9 +21,9 @@ from lmbench.run import Run
 from lmbench.tasks.base import TaskData, load_task
 from lmbench.training.checkpoint import Checkpoint
 from lmbench.training.distributed import ALONE, Ranks
+from lmbench.training.environment import reset_peak_memory
 from lmbench.training.outcome import Trained, begin, close, first_bad, score
 from lmbench.training.program import BLOCK, Program
-from lmbench.training.record import reset_peak_memory
 
 LOG_POINTS = 50  # training-loss rows per run: enough for a curve, few enough to store thousands of runs
 log = logging.getLogger(__name__)

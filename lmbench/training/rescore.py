@@ -17,8 +17,9 @@ from lmbench.models.base import LanguageModel, ModelConfig, seeded
 from lmbench.run import Evaluation, Run
 from lmbench.store import Store
 from lmbench.tasks.base import View, load_task
+from lmbench.training.environment import environment
 from lmbench.training.execute import resolve_device
-from lmbench.training.record import RunRecord, describe, environment, weights_hash
+from lmbench.training.record import RunRecord, describe, weights_hash
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,13 @@ made again, and a committed comparison can be redrawn on another machine.
 import statistics
 import time
 
-import pandas as pd
 import torch
 
-from lmbench.records import ROW_COLUMNS, Records, no_items
+from lmbench.records import Records
 from lmbench.run import Run, Speed
-from lmbench.store import Store
 from lmbench.training.grouping import is_compiled
+from lmbench.training.measured import measured_rows
 from lmbench.training.program import Program
-from lmbench.training.record import describe, device_name, environment
 
 WARM_UP_STEPS = 5  # a graph is captured at the fourth
 TIMED_STEPS = 15
@@ -28,34 +26,14 @@ def seconds_per_step(run: Run, *, store: Records, device: torch.device) -> float
         ValueError: a read-only store that lacks it, or a speed measured on another device.
     """
     asked = Speed(run=run.replace(steps=1, eval_every=None))
-    if not store.has(asked.digest):
-        if not isinstance(store, Store):
-            raise ValueError(f"the reference results {store.root} lack the speed of {run.model.name}")
-        store.ensure(asked.digest, lambda: _measure(asked, store, device))
-    rows = store.frame([asked.digest])
-    measured_on = rows["device"].iloc[0]
-    if isinstance(store, Store) and measured_on != device_name(device):
-        raise ValueError(
-            f"the speed of {run.model.name} in {store.root} was measured on {measured_on!r}, and this is "
-            f"{device_name(device)!r}; delete {store.folder(asked.digest)} to measure it here"
-        )
-    return float(rows["value"].iloc[0])
 
+    def measure() -> list[dict[str, object]]:
+        timed = run.replace(steps=WARM_UP_STEPS + TIMED_STEPS, schedule="constant", eval_every=None)
+        value = _time_steps(timed, device)
+        return [{"task": run.task.kind, "metric": "seconds_per_step", "value": value, "n": TIMED_STEPS}]
 
-def _measure(asked: Speed, store: Store, device: torch.device) -> None:
-    value = _time_steps(asked.run.replace(steps=WARM_UP_STEPS + TIMED_STEPS, schedule="constant"), device)
-    row = dict.fromkeys(ROW_COLUMNS, 0) | {"evaluation": "", "split": "", "task": asked.run.task.kind}
-    row |= {"level": "", "metric": "seconds_per_step", "value": value, "n": TIMED_STEPS}
-    with store.claim(asked.digest) as folder:
-        if folder is None:
-            return  # another process measures the same
-        store.finish(
-            asked.digest,
-            run=describe(asked, label=asked.run.model.name),
-            env=environment(device),
-            rows=pd.DataFrame([row]),
-            items=no_items(),
-        )
+    how = {"what": "speed", "label": run.model.name, "store": store, "device": device, "measure": measure}
+    return float(measured_rows(asked, **how)["value"].iloc[0])
 
 
 def _time_steps(run: Run, device: torch.device) -> float:

@@ -1,0 +1,71 @@
+"""Numbers that depend on the machine, as records of the store: measured once, with their device.
+
+A speed, a latency or a count of bytes is read like any result afterwards, so a table or figure of
+them is made again on another machine without measuring anything.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+import torch
+
+from lmbench.config import Config
+from lmbench.records import ROW_COLUMNS, Records, no_items
+from lmbench.store import Store
+from lmbench.training.environment import device_name, environment
+from lmbench.training.record import describe
+
+
+def measured_rows(
+    asked: Config,
+    *,
+    what: str,
+    label: str,
+    store: Records,
+    device: torch.device,
+    measure: Callable[[], list[Mapping[str, Any]]],
+) -> pd.DataFrame:
+    """Tidy rows of a measurement, made now if the store lacks it.
+
+    Args:
+        asked: the record's config.
+        what: is measured, for messages, such as "speed".
+        label: of the record, its model's name.
+        measure: gives the rows; columns that they leave out are 0 or empty.
+
+    Raises:
+        ValueError: a read-only store that lacks the record, or one that was measured on another device.
+    """
+    if not store.has(asked.digest):
+        if not isinstance(store, Store):
+            raise ValueError(f"the reference results {store.root} lack the {what} of {label}")
+        store.ensure(asked.digest, lambda: _measure(asked, label, store, device, measure))
+    rows = store.frame([asked.digest])
+    measured_on = rows["device"].iloc[0]
+    if isinstance(store, Store) and measured_on != device_name(device):
+        raise ValueError(
+            f"the {what} of {label} in {store.root} was measured on {measured_on!r}, and this is "
+            f"{device_name(device)!r}; delete {store.folder(asked.digest)} to measure it here"
+        )
+    return rows
+
+
+def _measure(
+    asked: Config,
+    label: str,
+    store: Store,
+    device: torch.device,
+    measure: Callable[[], list[Mapping[str, Any]]],
+) -> None:
+    with store.claim(asked.digest) as folder:
+        if folder is None:
+            return  # another process measures the same
+        fixed = dict.fromkeys(ROW_COLUMNS, 0) | dict.fromkeys(("evaluation", "split", "task", "level"), "")
+        store.finish(
+            asked.digest,
+            run=describe(asked, label=label),
+            env=environment(device),
+            rows=pd.DataFrame([fixed | dict(row) for row in measure()]),
+            items=no_items(),
+        )
