@@ -1,9 +1,11 @@
 """A captured scorer gives what the scorer gives, whatever the sizes of the batches that reach it."""
 
+import gc
+
 import torch
 
 from lmbench.tasks.base import IGNORE, Batch
-from lmbench.training.capture import CapturedScorer
+from lmbench.training.capture import CapturedScorer, _no_collection
 
 CPU = torch.device("cpu")
 
@@ -42,3 +44,23 @@ def test_a_result_is_not_overwritten_by_the_next_batch():
     (kept,) = captured(batch(2))
     captured(batch(2, first=100))
     assert torch.equal(kept[0], batch(2).tokens_BT)
+
+
+def test_garbage_is_collected_before_a_capture_and_not_inside():
+    """A graph of a run before that were freed inside would end the capture with an error."""
+    freed = []
+
+    class Holder:
+        def __init__(self):
+            self.me = self  # a cycle: only the collector frees it
+
+        def __del__(self):
+            freed.append(True)
+
+    Holder()
+    with _no_collection():
+        assert freed == [True] and not gc.isenabled()
+        for _ in range(2000):
+            Holder()
+        assert freed == [True]
+    assert gc.isenabled()

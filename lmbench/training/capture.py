@@ -6,7 +6,8 @@ Python takes longer than running it. A captured graph launches them all at once.
 
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class Captured:
         if self._graph is None and self._calls == WARM_UP:
             torch.cuda.synchronize(self.device)
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, stream=self._stream):
+            with _no_collection(), torch.cuda.graph(self._graph, stream=self._stream):
                 self._result = self.body()
             log.debug("captured a graph of %s", self.body)
         if self._graph is not None:
@@ -49,6 +50,19 @@ class Captured:
             result = self.body()
         here.wait_stream(self._stream)
         return result
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Collect garbage now and not inside: a finished run's graph that is freed inside spoils the capture."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class CapturedScorer:
