@@ -25,14 +25,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, Val
 
 # Where the kinds of each role live. Strings, so that this module imports nothing upward.
 ROLE_PACKAGES = {
-    "model": "lmbench.models",
-    "task": "lmbench.tasks",
-    "method": "lmbench.methods",
-    "tokenizer": "lmbench.data",
-    "protocol": "lmbench.run",
-    "schedule": "lmbench.schedule",
-    "optimizer": "lmbench.training",
-    "run": "lmbench.run",
+    "model": ("lmbench.models",),
+    "task": ("lmbench.tasks",),
+    "method": ("lmbench.methods",),
+    "tokenizer": ("lmbench.data",),
+    "protocol": ("lmbench.run",),
+    "schedule": ("lmbench.schedule",),
+    "optimizer": ("lmbench.training",),
+    "run": ("lmbench.run", "lmbench.probes"),
+    "tracker": ("lmbench.tracking",),
 }
 _REGISTRY: dict[str, dict[str, type["Config"]]] = {role: {} for role in ROLE_PACKAGES}
 
@@ -122,10 +123,10 @@ def _plain(value: Any) -> Any:
 
 
 def discover(role: str) -> dict[str, type[Config]]:
-    """Every kind and variant name of a role, after importing all modules of its package."""
-    package = importlib.import_module(ROLE_PACKAGES[role])
-    for info in pkgutil.iter_modules(getattr(package, "__path__", [])):
-        importlib.import_module(f"{package.__name__}.{info.name}")
+    """Every kind and variant name of a role, after importing all modules of its packages."""
+    for package in map(importlib.import_module, ROLE_PACKAGES[role]):
+        for info in pkgutil.iter_modules(getattr(package, "__path__", [])):
+            importlib.import_module(f"{package.__name__}.{info.name}")
     return dict(sorted(_REGISTRY[role].items()))
 
 

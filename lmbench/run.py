@@ -10,7 +10,7 @@ task: the fields are typed `Config`, and training checks what only it can know.
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from lmbench.config import Config, build, discover, make, one_of, unknown
 
@@ -96,6 +96,8 @@ class Run(Config):
     """Steps between validations; None validates at the end only."""
     weights: Literal["best", "final"] = "best"
     """Which weights are tested: the best on validation, or the last."""
+    track: one_of("tracker") | None = None
+    """Capabilities that are scored while it trains; None is none."""
     test: bool = True
     """Whether the test split is scored at the end; tuning runs leave it untouched."""
 
@@ -133,78 +135,6 @@ class Evaluation(Config):
     """Examples of tasks that draw their evaluation set."""
     trained_on: one_of("task") | None = None
     """Task that the weights learned, where it is another: its vocabulary stays in force."""
-
-
-class Predictors(Config):
-    """Scores of the reference predictors (uniform, unigram, n-grams, compressors) on one split."""
-
-    role: ClassVar[str] = "run"
-    kind: ClassVar[Literal["predictors"]] = "predictors"
-
-    task: one_of("task")
-    """What is scored; a text task."""
-    protocol: one_of("protocol")
-    """Decides which targets are scored."""
-    seq_len: int = Field(ge=1)
-    """Context of the models that stand beside them; under last_token it decides the first target."""
-    split: Literal["valid", "test"] = "test"
-    """Part of the task's data."""
-    orders: tuple[int, ...] = (2, 3, 4, 5)
-    """Preceding tokens of the n-grams."""
-    smoothings: tuple[str, ...] = ("witten_bell", "modified_kneser_ney")
-    """Of `measure.ngram`; the second is the stronger, the first the better known."""
-
-
-class Speed(Config):
-    """Seconds that an optimizer step of a run takes, on the device that env.json names."""
-
-    role: ClassVar[str] = "run"
-    kind: ClassVar[Literal["speed"]] = "speed"
-
-    run: one_of("run")
-    """What is timed; its steps do not matter."""
-
-
-class Latency(Config):
-    """Seconds that a model takes to answer, and the memory it takes, on the device that env.json names."""
-
-    role: ClassVar[str] = "run"
-    kind: ClassVar[Literal["latency"]] = "latency"
-
-    model: one_of("model")
-    """What is timed; weights do not matter."""
-    batch_sizes: tuple[int, ...]
-    """Texts that are answered together."""
-    lengths: tuple[int, ...]
-    """Tokens of context, at most the model's seq_len."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Weights and arithmetic."""
-    repeats: int = Field(15, ge=1)
-    """Timings of each, of which the median and the range are kept."""
-    warm_up: int = Field(3, ge=0)
-    """Timings before them, which are thrown away."""
-
-
-class ExitCurve(Config):
-    """Quality against executed FLOPs of a finished run whose model stops early."""
-
-    role: ClassVar[str] = "run"
-    kind: ClassVar[Literal["exit_curve"]] = "exit_curve"
-
-    run: str = Field(pattern=r"^[0-9a-f]{16}$")
-    """Digest of the run, whose reported weights are scored on its own task and protocol."""
-    split: Literal["valid", "test"] = "valid"
-    """Part of the task's data; a threshold is a choice, so it is read off the valid split."""
-    thresholds: tuple[float, ...] = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
-    """Probabilities at which a token stops, more than 0; at 1 none does."""
-
-    @field_validator("thresholds")
-    @classmethod
-    def _probabilities(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        wrong = [one for one in value if not 0 < one <= 1]
-        if wrong:
-            raise ValueError(f"{wrong[0]} is not accepted: more than 0, at most 1 (never stops)")
-        return value
 
 
 # ------------------------------------------------------------------ from key=value pairs

@@ -13,7 +13,7 @@ from lmbench.measure.early_exit import depth_flops, exit_curve, threshold_flops
 from lmbench.measure.flops import ledger, parameters
 from lmbench.measure.score import evaluate
 from lmbench.models.base import seeded
-from lmbench.run import ExitCurve
+from lmbench.probes import ExitCurve
 from lmbench.tasks.base import View, load_task
 from lmbench.training import exits as exits_module
 from lmbench.training.execute import fit_model, run_all

@@ -15,8 +15,9 @@ PACKAGE = Path(lmbench.__file__).parent
 LEVELS = (
     ("errors", "home", "progress"),
     ("config",),
-    ("schedule",),
+    ("schedule", "tracking"),
     ("run",),
+    ("probes",),
     ("records", "folders"),
     ("entries", "locks"),
     ("index",),
@@ -42,7 +43,7 @@ MAY_IMPORT_ANALYSIS = {"analysis", "notebook", "batch", "report", "report_pages"
 # Drawing a report page is part of the report.
 SIBLINGS = {("report", "report_pages")}
 WITHOUT_TORCH = ("analysis", "config", "entries", "errors", "folders", "home", "index", "locks")
-WITHOUT_TORCH += ("progress", "records", "run", "schedule", "store")
+WITHOUT_TORCH += ("probes", "progress", "records", "run", "schedule", "store", "tracking")
 # Installed by `make env`, but not where models are only trained and measured.
 LAZY = {"papermill", "jupyter_client", "nbclient", "nbformat", "nbconvert", "IPython", "fvcore", "pooch"}
 LAZY |= {"datasketch", "tokenizers"}

@@ -12,8 +12,9 @@ import torch
 
 from lmbench.config import Config
 from lmbench.measure.predictors import reference_rows
+from lmbench.probes import Predictors
 from lmbench.records import Records, no_items
-from lmbench.run import SCHEMA, Predictors
+from lmbench.run import SCHEMA
 from lmbench.store import Store
 from lmbench.tasks.base import load_task
 

@@ -72,7 +72,7 @@ def evaluate(
         )
     finally:
         model.train(was_training)
-    return data.summarise(split, protocol, view, nll_RN[0], correct_RN[0])
+    return data.summarise(split, protocol, view, nll_RN[0], correct_RN[0], eval_seed=eval_seed)
 
 
 @torch.no_grad()

@@ -62,6 +62,8 @@ class Scores:
     """metric -> (value, number of targets or items it is a mean of)."""
     items: pd.DataFrame = field(repr=False)
     """One row an item: item, nll (summed, nats), n (targets), bytes (0 where text is lossy), correct."""
+    levels: dict[tuple[str, str], dict[str, tuple[float, int]]] = field(default_factory=dict)
+    """(task, level) -> its metrics, of tasks that have levels; n counts examples."""
 
 
 class Stream(ABC):
@@ -120,6 +122,7 @@ class TaskData(ABC):
         correct_N: np.ndarray,
         *,
         items: bool = True,
+        eval_seed: int = 0,
     ) -> Scores:
         """Metrics from per-target scores in the order in which `eval_batches` gave the targets.
 
@@ -132,6 +135,11 @@ class TaskData(ABC):
     @abstractmethod
     def eval_hash(self, split: str, protocol: Config, *, eval_seed: int) -> str:
         """sha256 of the evaluation set, stored beside each score."""
+
+    def certificate(self, run: Config) -> dict[tuple[str, str], dict[str, tuple[float, int]]]:
+        """(task, level) -> "overlap", how many test examples are among so many of the run's training
+        examples, and "log2_space"; empty for tasks whose splits are those of a corpus."""
+        return {}
 
 
 class TaskConfig(Config, ABC):
@@ -146,6 +154,11 @@ class TaskConfig(Config, ABC):
     def load_like(self, trained: TaskData) -> TaskData:
         """This task's data under the vocabulary of another, which a model was trained on."""
         raise ValueError(f"task {self.kind!r} cannot be scored under the vocabulary of another task")
+
+    @property
+    def levels(self) -> tuple["TaskConfig", ...]:
+        """What has a difficulty and a known best score: a synthetic task itself, or those of a mixture."""
+        return ()
 
     @property
     @abstractmethod

@@ -223,6 +223,7 @@ class TextData(TaskData):
         correct_N: np.ndarray,
         *,
         items: bool = True,
+        eval_seed: int = 0,
     ) -> Scores:
         part, n = self.splits[split], len(nll_N)
         if protocol.kind == "last_token":

@@ -5,15 +5,13 @@ Seconds are timed with several seeds, which is what their interval is over; a re
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
 
 import pandas as pd
 import torch
-from pydantic import Field
 
-from lmbench.config import Config, one_of
 from lmbench.measure.activations import activations
 from lmbench.measure.flops import ledger
+from lmbench.probes import Activations
 from lmbench.records import Records
 from lmbench.run import Run
 from lmbench.training.execute import resolve_device
@@ -22,20 +20,6 @@ from lmbench.training.record import readout_of
 from lmbench.training.speed import seconds_per_step
 
 MODES = ("none", "step", "stack", "block")
-
-
-class Activations(Config):
-    """Bytes that a training step holds, on the device that env.json names."""
-
-    role: ClassVar[str] = "run"
-    kind: ClassVar[Literal["activations"]] = "activations"
-
-    model: one_of("model")
-    """What is counted; weights do not matter."""
-    batch_size: int = Field(ge=1)
-    """Sequences of seq_len tokens."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Weights and arithmetic."""
 
 
 def checkpointing_costs(

@@ -6,8 +6,8 @@ import pandas as pd
 
 from lmbench.measure.early_exit import exit_curve
 from lmbench.models.early_exit import EarlyExit
+from lmbench.probes import ExitCurve
 from lmbench.records import ROW_COLUMNS, Records, no_items
-from lmbench.run import ExitCurve
 from lmbench.store import Store
 from lmbench.tasks.base import View, load_task
 from lmbench.training.environment import environment

@@ -12,8 +12,8 @@ import torch
 from lmbench.measure.latency import check_grid, latencies
 from lmbench.measure.memory import memory
 from lmbench.models.base import ModelConfig
+from lmbench.probes import Latency
 from lmbench.records import Records
-from lmbench.run import Latency
 from lmbench.store import Store
 from lmbench.training.execute import resolve_device
 from lmbench.training.measured import measured_rows

@@ -11,7 +11,7 @@ Legend: R replica, P parameter, S step.
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,10 +19,11 @@ from torch import Tensor
 
 from lmbench.run import Run
 from lmbench.tasks.base import TaskData, load_task
+from lmbench.training.capabilities import check_tracker
 from lmbench.training.checkpoint import Checkpoint
 from lmbench.training.distributed import ALONE, Ranks
 from lmbench.training.environment import reset_peak_memory
-from lmbench.training.outcome import Trained, begin, close, first_bad, score
+from lmbench.training.outcome import Trained, begin, close, first_bad, score, track
 from lmbench.training.program import BLOCK, Program
 
 LOG_POINTS = 50  # training-loss rows per run: enough for a curve, few enough to store thousands of runs
@@ -43,6 +44,8 @@ def check(run: Run, data: TaskData) -> None:
     if run.batch_size % run.grad_accum:
         raise ValueError(f"grad_accum = {run.grad_accum} does not divide batch_size = {run.batch_size}")
     run.schedule.factors(run.steps)
+    if run.track is not None:
+        check_tracker(run, data)
     for split in ("valid", "test") if run.test else ("valid",):
         data.check_split(split, run.protocol, run.model.seq_len)
 
@@ -117,6 +120,8 @@ class _Training:
         """Steps whose losses are in the records."""
         self.best_nll = [math.inf] * len(runs)
         self.best_RP = self.program.weights_RP.clone()
+        self.tracked = [] if self.run.track is None else self.run.track.grid(self.run.steps)
+        """Steps after which capabilities are scored."""
         self.clock = _Clock(device)
 
     def finish(self, checkpoint: Checkpoint | None, on_step: Callable[[int], None]) -> list[Trained]:
@@ -138,7 +143,8 @@ class _Training:
         """The next step after which losses are read or the runs validated."""
         run, done = self.run, self.program.done
         every = [max(1, run.steps // LOG_POINTS)] + ([run.eval_every] if run.eval_every else [])
-        return min([run.steps] + [done - done % n + n for n in every])
+        ahead = [step for step in self.tracked if step > done]
+        return min([run.steps, *ahead[:1]] + [done - done % n + n for n in every])
 
     def _advance(self, until: int, checkpoint: Checkpoint | None, on_step: Callable[[int], None]) -> None:
         while self.program.done < until:
@@ -175,19 +181,27 @@ class _Training:
         self.logged = done
         if done == run.steps or (run.eval_every is not None and done % run.eval_every == 0):
             self._validate()
+        if done in self.tracked and any(self._alive()):
+            self.ranks.check_equal(self.program.weights_RP, step=done)
+            self._lose_bad(track(self.program, self.trained))
         self.clock.resume()
 
     def _validate(self) -> None:
-        done = self.program.done
-        for at, nll in self._score("valid", self.program.weights_RP).items():
-            one = self.trained[at]
-            if not math.isfinite(nll):  # the last update ruined the weights after a finite loss
-                one.diverged_at = done
-                one.record.diverged(done)
+        found = self._score("valid", self.program.weights_RP)
+        self._lose_bad(found)
+        for at, nll in found.items():
             # The best of what is computed in the end: weights of an earlier stage are those of another map.
-            elif nll < self.best_nll[at] and self.program.is_last_stage:
+            if nll < self.best_nll[at] and self.program.is_last_stage:
                 self.best_nll[at] = nll
                 self.best_RP[at].copy_(self.program.weights_RP[at])
+
+    def _lose_bad(self, nll: Mapping[int, float]) -> None:
+        """A run whose score is not finite has diverged: its last update ruined it after a finite loss."""
+        for at, value in nll.items():
+            one = self.trained[at]
+            if not math.isfinite(value) and one.diverged_at is None:
+                one.diverged_at = self.program.done
+                one.record.diverged(self.program.done)
 
     def _score(self, split: str, weights_RP: Tensor) -> dict[int, float]:
         if any(self._alive()):

@@ -3,15 +3,19 @@
 Legend: R replica, P parameter, S step.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from lmbench.config import Config
 from lmbench.measure.score import tokens_per_second
 from lmbench.models.base import seeded
 from lmbench.run import Evaluation, Run
+from lmbench.tasks.base import load_task
+from lmbench.training.capabilities import tracked_task
 from lmbench.training.program import Program
 from lmbench.training.record import RunRecord, weights_hash
 
@@ -52,7 +56,7 @@ def score(
     program: Program, trained: Sequence[Trained], split: str, *, weights_RP: Tensor
 ) -> dict[int, float]:
     """Score a split, file the result as Evaluations of these weights; nll by replica alive."""
-    run, nll = program.run, {}
+    nll: dict[int, float] = {}
     if all(one.diverged_at is not None for one in trained):
         return nll
     scored = program.scores(split, weights_RP=weights_RP, items=split == "test")
@@ -60,17 +64,39 @@ def score(
     for at, (one, scores) in enumerate(zip(trained, scored, strict=True)):
         if one.diverged_at is not None:
             continue
-        evaluation = Evaluation(
-            weights=weights_hash(program.replicas.state(at, on_cpu_RP)),
-            model=program.scored_model,
-            task=run.task,
-            protocol=run.protocol,
-            split=split,
-            eval_seed=run.eval_seed,
-        )
-        one.record.scores(evaluation, program.done, scores)
+        weights = weights_hash(program.replicas.state(at, on_cpu_RP))
+        one.record.scores(_evaluation(program, weights, split=split), program.done, scores)
         nll[at] = scores.metrics["nll"][0]
     return nll
+
+
+def track(program: Program, trained: Sequence[Trained]) -> dict[int, float]:
+    """Score the levels of the tracker's point at this step; nll of all of them by replica."""
+    run, nll = program.run, {}
+    tracked = tracked_task(run, point=run.track.grid(run.steps).index(program.done))
+    scored = program.scores("valid", weights_RP=program.weights_RP, data=load_task(tracked))
+    on_cpu_RP = program.weights_RP.cpu()
+    for at, (one, scores) in enumerate(zip(trained, scored, strict=True)):
+        nll[at] = scores.metrics["nll"][0]
+        if one.diverged_at is None and math.isfinite(nll[at]):
+            weights = weights_hash(program.replicas.state(at, on_cpu_RP))
+            evaluation = _evaluation(program, weights, split="valid", task=tracked)
+            one.record.tracked(evaluation, program.done, scores)
+    return nll
+
+
+def _evaluation(program: Program, weights: str, *, split: str, task: Config | None = None) -> Evaluation:
+    """The config of a scoring of a replica's weights as they are now; None is the run's own task."""
+    run = program.run
+    return Evaluation(
+        weights=weights,
+        model=program.scored_model,
+        task=task or run.task,
+        protocol=run.protocol,
+        split=split,
+        eval_seed=run.eval_seed,
+        trained_on=None if task is None or task == run.task else run.task,
+    )
 
 
 def close(program: Program, trained: Sequence[Trained], *, best_RP: Tensor, has_best: Sequence[bool]) -> None:

@@ -19,7 +19,7 @@ from lmbench.layers.dropout import dropout_keys
 from lmbench.measure.score import true_float32
 from lmbench.models.base import ModelConfig, stage_starts
 from lmbench.run import Run
-from lmbench.tasks.base import IGNORE, Scores, load_task
+from lmbench.tasks.base import IGNORE, Scores, TaskData, load_task
 from lmbench.training.capture import Captured, free_memory
 from lmbench.training.distributed import ALONE, Ranks
 from lmbench.training.replicas import Replicas
@@ -243,7 +243,20 @@ class Program:
         """What is scored and kept: the averaged weights where the run averages, else the weights."""
         return self.replicas.master_RP if self.ema_RP is None else self.ema_RP
 
-    def scores(self, split: str, *, weights_RP: Tensor | None = None, items: bool = False) -> list[Scores]:
-        """Scores of each replica on a split, in float32 or better; those that are kept, if none are given."""
+    def scores(
+        self,
+        split: str,
+        *,
+        weights_RP: Tensor | None = None,
+        items: bool = False,
+        data: TaskData | None = None,
+    ) -> list[Scores]:
+        """Scores of each replica on a split, in float32 or better.
+
+        Args:
+            weights_RP: None takes those that are kept.
+            items: whether the items behind the scores are wanted.
+            data: another task with the same vocabulary; None is what is learned.
+        """
         weights_RP = self.weights_RP if weights_RP is None else weights_RP
-        return self._scorer.scores(split, weights_RP=weights_RP, items=items)
+        return self._scorer.scores(split, weights_RP=weights_RP, items=items, data=data)

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -70,7 +70,18 @@ class RunRecord:
         """Since the run began, with its evaluations, without the time between a kill and a resume."""
         return time.perf_counter() - self._started
 
-    def _row(self, step: int, split: str, metric: str, value: float, n: int, evaluation: str = "") -> None:
+    def _row(
+        self,
+        step: int,
+        split: str,
+        metric: str,
+        value: float,
+        n: int,
+        *,
+        evaluation: str = "",
+        level: tuple[str, str] | None = None,
+    ) -> None:
+        task, level_name = level or (self.run.task.kind, "")
         sequences = n_sequences(self.run, step)
         self.rows.append(
             {
@@ -80,8 +91,8 @@ class RunRecord:
                 "flops": float(run_flops(self.run, step)),
                 "seconds": self._seconds,
                 "split": split,
-                "task": self.run.task.kind,
-                "level": "",
+                "task": task,
+                "level": level_name,
                 "metric": metric,
                 "value": value,
                 "n": n,
@@ -104,17 +115,35 @@ class RunRecord:
         self._row(step, "train", "diverged", float(step), 1)
 
     def scores(self, evaluation: Config, step: int, scores: Scores) -> None:
-        """Metrics of one evaluation; items are kept for the test split."""
+        """Metrics of one evaluation and of its levels; items are kept for the test split."""
         for metric, (value, n) in scores.metrics.items():
-            self._row(step, evaluation.split, metric, value, n, evaluation.digest)
+            self._row(step, evaluation.split, metric, value, n, evaluation=evaluation.digest)
+        self._levels(evaluation.split, step, scores.levels, evaluation.digest)
         if evaluation.split == "test":
             self.items.append(scores.items.assign(evaluation=evaluation.digest, split="test"))
+
+    def tracked(self, evaluation: Config, step: int, scores: Scores) -> None:
+        """A point of the capability tracker: levels only, under a split of their own."""
+        self._levels("track", step, scores.levels, evaluation.digest)
+
+    def _levels(
+        self,
+        split: str,
+        step: int,
+        levels: Mapping[tuple[str, str], Mapping[str, tuple[float, int]]],
+        evaluation: str = "",
+    ) -> None:
+        for level, metrics in levels.items():
+            for metric, (value, n) in metrics.items():
+                self._row(step, split, metric, value, n, evaluation=evaluation, level=level)
 
     def close(self, data: TaskData, *, inference_tokens_per_second: float) -> None:
         """Costs of the whole run, and the hash of what it was tested on."""
         run, steps = self.run, self.last_step
         split = "test" if run.test else "valid"
         self.hashes["evaluation_set"] = data.eval_hash(split, run.protocol, eval_seed=run.eval_seed)
+        if run.test:
+            self._levels("test", steps, data.certificate(run))
         windows = n_sequences(run, steps)
         costs = {
             "parameters": self.n_parameters,

@@ -28,21 +28,26 @@ class Scorer:
         self._weights_RP = torch.empty_like(replicas.master_RP) if is_captured else replicas.master_RP
         self._is_captured = is_captured
 
-    def scores(self, split: str, *, weights_RP: Tensor, items: bool) -> list[Scores]:
+    def scores(
+        self, split: str, *, weights_RP: Tensor, items: bool, data: TaskData | None = None
+    ) -> list[Scores]:
         """Scores of each replica with these weights, dropout off.
 
         Args:
             items: whether the items behind the scores are wanted.
+            data: what is scored; None is what is learned.
         """
+        data = self.data if data is None else data
         if self._is_captured:
             self._weights_RP.copy_(weights_RP)
         else:
             self._weights_RP = weights_RP
         how = {"split": split, "protocol": self.run.protocol, "view": self.view}
         scorer = self.ranks.in_turn(self._score, dtype=self.replicas.master_RP.dtype)
-        found = score_split(scorer, self.data, eval_seed=self.run.eval_seed, **how)
+        seed = self.run.eval_seed
+        found = score_split(scorer, data, eval_seed=seed, **how)
         rows = zip(*map(self.ranks.summed, found), strict=True)
-        return [self.data.summarise(*how.values(), nll_N, right_N, items=items) for nll_N, right_N in rows]
+        return [data.summarise(*how.values(), *row, items=items, eval_seed=seed) for row in rows]
 
     def forget_graphs(self) -> None:
         """Capture anew: the model computes something else from now on."""

@@ -9,8 +9,9 @@ import time
 
 import torch
 
+from lmbench.probes import Speed
 from lmbench.records import Records
-from lmbench.run import Run, Speed
+from lmbench.run import Run
 from lmbench.training.grouping import is_compiled
 from lmbench.training.measured import measured_rows
 from lmbench.training.program import Program

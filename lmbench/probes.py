@@ -1,0 +1,144 @@
+"""What is measured of models and scored of finished runs, each a record of the store like a run.
+
+The digest of such a config names its folder; whatever it says was measured or scored once, is read
+from there by every table and figure. Like `run`, this module knows neither models nor tasks.
+"""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from lmbench.config import Config, one_of
+from lmbench.run import MAX_SEED
+
+
+class Predictors(Config):
+    """Scores of the reference predictors (uniform, unigram, n-grams, compressors) on one split."""
+
+    role: ClassVar[str] = "run"
+    kind: ClassVar[Literal["predictors"]] = "predictors"
+
+    task: one_of("task")
+    """What is scored; a text task."""
+    protocol: one_of("protocol")
+    """Decides which targets are scored."""
+    seq_len: int = Field(ge=1)
+    """Context of the models that stand beside them; under last_token it decides the first target."""
+    split: Literal["valid", "test"] = "test"
+    """Part of the task's data."""
+    orders: tuple[int, ...] = (2, 3, 4, 5)
+    """Preceding tokens of the n-grams."""
+    smoothings: tuple[str, ...] = ("witten_bell", "modified_kneser_ney")
+    """Of `measure.ngram`; the second is the stronger, the first the better known."""
+
+
+class Speed(Config):
+    """Seconds that an optimizer step of a run takes, on the device that env.json names."""
+
+    role: ClassVar[str] = "run"
+    kind: ClassVar[Literal["speed"]] = "speed"
+
+    run: one_of("run")
+    """What is timed; its steps do not matter."""
+
+
+class Latency(Config):
+    """Seconds that a model takes to answer, and the memory it takes, on the device that env.json names."""
+
+    role: ClassVar[str] = "run"
+    kind: ClassVar[Literal["latency"]] = "latency"
+
+    model: one_of("model")
+    """What is timed; weights do not matter."""
+    batch_sizes: tuple[int, ...]
+    """Texts that are answered together."""
+    lengths: tuple[int, ...]
+    """Tokens of context, at most the model's seq_len."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Weights and arithmetic."""
+    repeats: int = Field(15, ge=1)
+    """Timings of each, of which the median and the range are kept."""
+    warm_up: int = Field(3, ge=0)
+    """Timings before them, which are thrown away."""
+
+
+class ExitCurve(Config):
+    """Quality against executed FLOPs of a finished run whose model stops early."""
+
+    role: ClassVar[str] = "run"
+    kind: ClassVar[Literal["exit_curve"]] = "exit_curve"
+
+    run: str = Field(pattern=r"^[0-9a-f]{16}$")
+    """Digest of the run, whose reported weights are scored on its own task and protocol."""
+    split: Literal["valid", "test"] = "valid"
+    """Part of the task's data; a threshold is a choice, so it is read off the valid split."""
+    thresholds: tuple[float, ...] = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+    """Probabilities at which a token stops, more than 0; at 1 none does."""
+
+    @field_validator("thresholds")
+    @classmethod
+    def _probabilities(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        wrong = [one for one in value if not 0 < one <= 1]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is not accepted: more than 0, at most 1 (never stops)")
+        return value
+
+
+class Activations(Config):
+    """Bytes that a training step holds, on the device that env.json names."""
+
+    role: ClassVar[str] = "run"
+    kind: ClassVar[Literal["activations"]] = "activations"
+
+    model: one_of("model")
+    """What is counted; weights do not matter."""
+    batch_size: int = Field(ge=1)
+    """Sequences of seq_len tokens."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Weights and arithmetic."""
+
+
+class LadderRungs(Config):
+    """Exact scores of chance, shortcuts and the Bayes-optimal strategy on levels of synthetic tasks."""
+
+    role: ClassVar[str] = "run"
+    kind: ClassVar[Literal["ladder"]] = "ladder"
+
+    task: one_of("task")
+    """A synthetic task or a mixture of several."""
+
+
+class Calibration(Config):
+    """How far the probabilities of a finished run can be believed, on a task with a known posterior."""
+
+    role: ClassVar[str] = "run"
+    kind: ClassVar[Literal["calibration"]] = "calibration"
+
+    run: str = Field(pattern=r"^[0-9a-f]{16}$")
+    """Digest of the run, whose reported weights are scored."""
+    task: one_of("task")
+    """What is scored; one level of a task that states posteriors."""
+    split: Literal["valid", "test"] = "test"
+    """Part of the task's data."""
+    eval_seed: int = Field(0, ge=0, le=MAX_SEED)
+    """Examples."""
+
+
+class FlipCurve(Config):
+    """Loss of a finished run on text in which a few characters were changed, by chance and to do harm."""
+
+    role: ClassVar[str] = "run"
+    kind: ClassVar[Literal["flip_curve"]] = "flip_curve"
+
+    run: str = Field(pattern=r"^[0-9a-f]{16}$")
+    """Digest of the run, whose reported weights are scored."""
+    split: Literal["valid", "test"] = "test"
+    """Part of the task's text."""
+    budgets: tuple[int, ...] = (0, 1, 2, 4, 8)
+    """Characters changed in a window."""
+    windows: int = Field(64, ge=2)
+    """Windows of seq_len tokens, spread over the split."""
+    candidates: int = Field(64, ge=1)
+    """Changes tried for each flip, of which the worst is kept."""
+    seed: int = Field(0, ge=0, le=MAX_SEED)
+    """Windows and candidates."""

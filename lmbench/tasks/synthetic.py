@@ -1,0 +1,220 @@
+"""What every synthetic task is: a generator of examples whose difficulty and best score are known.
+
+An example is a body, a question and an answer:
+
+    <bos> b = 3 ; d = b + 4 ? d = 7          surface "statement": the body first
+    <bos> ? d ; b = 3 ; d = b + 4 = 7        surface "question": the question first
+
+A task draws from two sources. What `structure` gives decides what the example *is*: its canonical
+form. What `surface` gives decides how it is written (names, order of statements, distractors'
+places), which never changes the label. The canonical form, hashed, decides the split: examples of
+train, valid and test differ in more than names and order, for any seed, machine or number of
+workers. Rewrites of an example share its structure.
+
+Legend: N example, L token of the body, Q of the question, A of the answer, C column of the
+canonical form.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from lmbench.tasks.base import TaskConfig, TaskData
+from lmbench.tasks.draws import Draws
+from lmbench.tasks.symbols import N_NAMES, NAME
+
+ALPHABETS = {"all": range(N_NAMES), "first": range(13), "second": range(13, N_NAMES)}
+SCORE, ANSWER_NLL = "score", "answer_nll"
+"""The two metrics of every level: the task's score, and the nats of the whole answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """N examples before they are written down; <pad> stands where a shorter one has nothing."""
+
+    body_NL: np.ndarray
+    query_NQ: np.ndarray
+    """May have no columns."""
+    answer_NA: np.ndarray
+    form_NC: np.ndarray
+    """Canonical form as integers: equal for two examples that differ in names and order only."""
+    scored_NA: np.ndarray | None = None
+    """Which tokens of the answer are targets; None is all that are there."""
+    kind_N: np.ndarray | None = None
+    """Kind of each example, for tasks that score kinds apart; None is 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """How a model did on N examples of one level."""
+
+    nll_NA: np.ndarray
+    """Nats of each answer token given those before it; NaN where nothing is scored."""
+    correct_NA: np.ndarray
+    """1 where the token has the highest logit, 1/m of m that tie, else 0; NaN where nothing is scored.
+    All 1 is what greedy decoding needs to give the whole answer."""
+    kind_N: np.ndarray
+
+    def exact_N(self) -> np.ndarray:
+        """Whether the whole answer is right; ties share."""
+        return np.nanprod(self.correct_NA, axis=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ladder:
+    """Exact scores of named strategies on one level, by rung; "chance" and "bayes" are always there."""
+
+    score: Mapping[str, float]
+    answer_nll: Mapping[str, float] = field(default_factory=dict)
+
+    def rungs(self) -> list[tuple[str, str, float]]:
+        """(metric, rung, value) of all."""
+        by_metric = {SCORE: self.score, ANSWER_NLL: self.answer_nll}
+        return [(metric, rung, value) for metric, rungs in by_metric.items() for rung, value in rungs.items()]
+
+
+class SyntheticTask(TaskConfig):
+    """Abstract: the settings of a synthetic task. A subclass states its levels, examples and ladder."""
+
+    LEVELS: ClassVar[tuple[Any, ...]]
+    """Settings of each level, easiest first."""
+
+    level: int = Field(0, ge=0)
+    """Difficulty, see LEVELS of the task; a 0.1M model learns level 0 in a minute."""
+    surface: Literal["statement", "question"] = "statement"
+    """What is written first; conclusions can hang on such incidental form (Wu et al. 2023)."""
+    names: Literal["all", "first", "second"] = "all"
+    """Letters that stand for names: all 26, a to m or n to z (crossings are novel domains)."""
+    answers_only: bool = True
+    """Whether only answers are targets in training; False trains on every token. Scores are of answers."""
+    n_eval: int = Field(2000, ge=1)
+    """Examples of the valid and of the test set."""
+    rewrites: int = Field(1, ge=1, le=64)
+    """Ways in which each example of a set is written; the score is then of the worst of them."""
+    shift: int = Field(0, ge=0)
+    """Most separators put before the body of all rewrites but the first, so that positions move."""
+
+    @model_validator(mode="after")
+    def _known_level(self) -> "SyntheticTask":
+        if self.level >= len(self.LEVELS):
+            raise ValueError(
+                f"level = {self.level} is not accepted: {self.kind} has levels 0 to {len(self.LEVELS) - 1}"
+            )
+        if self.shift and self.rewrites == 1:
+            raise ValueError(f"shift = {self.shift} needs rewrites of at least 2: the first is not shifted")
+        return self
+
+    @property
+    def levels(self) -> tuple[TaskConfig, ...]:
+        return (self,)
+
+    @property
+    def settings(self) -> Any:
+        """Those of the level."""
+        return self.LEVELS[self.level]
+
+    @property
+    def level_name(self) -> str:
+        """The level, and what is not as usual of how it is written: names a group of rows."""
+        odd = [f"{name}={getattr(self, name)}" for name in self._told if self._differs(name)]
+        return ", ".join([str(self.level), *odd])
+
+    _told: ClassVar[tuple[str, ...]] = ("surface", "names", "rewrites", "shift")
+    """Fields that a level's name tells where they are not at their default; a task may add its own."""
+
+    def _differs(self, name: str) -> bool:
+        return getattr(self, name) != type(self).model_fields[name].default
+
+    def load(self) -> TaskData:
+        from lmbench.tasks.synthetic_data import SyntheticData
+
+        return SyntheticData(self, entries=[(self, 1.0)])
+
+    def load_like(self, trained: TaskData) -> TaskData:
+        """All synthetic tasks share one vocabulary.
+
+        Raises:
+            ValueError: weights that learned another vocabulary.
+        """
+        data = self.load()
+        if trained.vocab_size != data.vocab_size:
+            raise ValueError(
+                f"task {self.kind!r} needs a model of its {data.vocab_size} symbols; this one was trained "
+                f"with {trained.vocab_size} token ids"
+            )
+        return data
+
+    @property
+    def caption(self) -> str:
+        return f"{self.kind} level {self.level_name}"
+
+    # ------------------------------------------------------------------ what a task states
+
+    @abstractmethod
+    def generate(self, structure: Draws, surface: Draws, *, train: bool) -> Drawn:
+        """N examples, in array operations.
+
+        Args:
+            structure: decides the canonical form and the answer.
+            surface: decides how it is written, and nothing else.
+            train: whether it is training data, where they differ from what is scored.
+        """
+
+    @abstractmethod
+    def solve(self, body: Sequence[str], query: Sequence[str]) -> list[str]:
+        """The best answer to an example as it is written: the Bayes-optimal strategy, by reading symbols."""
+
+    def judge(self, body: Sequence[str], query: Sequence[str], said: Sequence[str]) -> bool:
+        """Whether what a model said by itself solves the example; some tasks accept several answers."""
+        return list(said) == self.solve(body, query)
+
+    @abstractmethod
+    def ladder(self) -> Ladder:
+        """Exact scores of chance, named shortcuts and the Bayes-optimal strategy on this level."""
+
+    @abstractmethod
+    def log2_space(self) -> float:
+        """Binary logarithm of the number of canonical forms of this level."""
+
+    @abstractmethod
+    def choices(self) -> list[list[int]]:
+        """Token ids among which a guesser chooses, for each token of the longest answer."""
+
+    def metrics(self, answered: Answered) -> dict[str, tuple[float, int]]:
+        """Metrics of the level, "score" and "answer_nll" among them; a task may add its own."""
+        return exact_metrics(answered)
+
+    # ------------------------------------------------------------------ help for subclasses
+
+    def draw_names(self, surface: Draws, n: int) -> np.ndarray:
+        """(N, n) ids of distinct names of the alphabet.
+
+        Raises:
+            ValueError: more names than the alphabet has.
+        """
+        alphabet = ALPHABETS[self.names]
+        if n > len(alphabet):
+            raise ValueError(
+                f"{self.kind} level {self.level} needs {n} names; names = {self.names!r} has {len(alphabet)}"
+            )
+        return NAME + alphabet.start + surface.permutation(len(alphabet))[:, :n]
+
+
+def exact_metrics(answered: Answered) -> dict[str, tuple[float, int]]:
+    """The score is exact match of the whole answer."""
+    exact_N, n = answered.exact_N(), len(answered.kind_N)
+    nll = float(np.nansum(answered.nll_NA, axis=1).mean())
+    return {SCORE: (float(exact_N.mean()), n), ANSWER_NLL: (nll, n)}
+
+
+def uniform_ladder(n_choices: int, *, tokens: int = 1, **shortcuts: float) -> Ladder:
+    """Of a task with one right answer of `tokens` tokens, each of `n_choices`, all answers equally likely."""
+    chance, nats = n_choices ** -float(tokens), tokens * math.log(n_choices)
+    return Ladder(
+        score={"chance": chance, **shortcuts, "bayes": 1.0}, answer_nll={"chance": nats, "bayes": 0.0}
+    )

@@ -1,0 +1,242 @@
+"""Levels of synthetic tasks as training streams and fixed evaluation sets.
+
+Legend: N example, T position, C step, B batch, A answer token, V rewrite.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lmbench.config import Config
+from lmbench.records import no_items
+from lmbench.tasks.base import IGNORE, Batch, Scores, Stream, TaskData, View
+from lmbench.tasks.draws import GOLDEN, Draws, key_of, mixed
+from lmbench.tasks.examples import examples, length
+from lmbench.tasks.symbols import PAD, VOCAB_SIZE
+from lmbench.tasks.synthetic import ANSWER_NLL, SCORE, Answered, SyntheticTask
+
+COMPARED = 8192  # training examples of a level that a run's certificate compares with its test set
+
+
+class SyntheticStream(Stream):
+    """Training batches: example B * step + b of the run's data_seed, each of an entry drawn by weight."""
+
+    def __init__(self, data: "SyntheticData", run: Config, view: View) -> None:
+        self.data, self.device, self.view = data, view.device, view
+        self.seed, self.batch_size = run.data_seed, run.batch_size
+
+    def index(self, first: int, count: int) -> dict[str, np.ndarray]:
+        """`tokens` and `targets` (count, B, T), int8."""
+        at_N = np.arange(first * self.batch_size, (first + count) * self.batch_size)
+        tokens_NT, targets_NT = self.data.training_examples(self.seed, at_N, self.view.seq_len)
+        shape = (count, self.batch_size, -1)
+        return {"tokens": tokens_NT.reshape(shape), "targets": targets_NT.reshape(shape)}
+
+    def batch(self, row: dict[str, torch.Tensor]) -> Batch:
+        """See `Stream.batch`."""
+        return _batch(row["tokens"], row["targets"], self.view)
+
+
+class EvaluationSet(NamedTuple):
+    """The examples of a split, entry after entry, rewrites of an example one after the other."""
+
+    tokens_NT: np.ndarray
+    targets_NT: np.ndarray
+    hash_N: np.ndarray
+    kind_N: np.ndarray
+    entry_N: np.ndarray
+
+
+class SyntheticData(TaskData):
+    """One level of a task, or a mixture of several.
+
+    Args:
+        entries: levels and the weights with which training draws them.
+    """
+
+    vocab_size = VOCAB_SIZE
+
+    def __init__(self, config: Config, *, entries: Sequence[tuple[SyntheticTask, float]]) -> None:
+        self.config, self.entries = config, list(entries)
+        self.length = max(length(task) for task, _ in self.entries)
+        self._set = lru_cache(maxsize=8)(self._make_set)
+        self._on_device = lru_cache(maxsize=8)(self._copy_set)
+
+    # ---------------------------------------------------------------- training
+
+    def stream(self, run: Config, view: View) -> SyntheticStream:
+        """An endless stream.
+
+        Raises:
+            ValueError: a context too short, or a run that counts epochs.
+        """
+        self._check(run.protocol, view.seq_len)
+        if run.epoch_windows is not None:
+            raise ValueError(
+                f"epoch_windows = {run.epoch_windows} is not accepted: {self.config.kind} never repeats"
+            )
+        return SyntheticStream(self, run, view)
+
+    def training_examples(
+        self, seed: int, index_N: np.ndarray, seq_len: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(N, seq_len) tokens and targets, int8, of the examples with these places in the stream."""
+        draws = Draws(mixed(key_of(seed, "entry") + GOLDEN * index_N.astype(np.uint64)))
+        entry_N = draws.choice(np.array([weight for _, weight in self.entries]))
+        tokens_NT = np.zeros((len(index_N), seq_len), dtype=np.int8)
+        targets_NT = np.full((len(index_N), seq_len), IGNORE, dtype=np.int8)
+        for at, (task, _) in enumerate(self.entries):
+            mine = np.flatnonzero(entry_N == at)
+            if len(mine):
+                written = examples(task, seed=seed, split="train", index_N=index_N[mine])
+                is_target_NT = written.is_answer_NT if task.answers_only else written.tokens_NT != PAD
+                _shift_into(tokens_NT, targets_NT, mine, written.tokens_NT, is_target_NT)
+        return tokens_NT, targets_NT
+
+    def certificate(self, run: Config) -> dict[tuple[str, str], dict[str, tuple[float, int]]]:
+        """See `TaskData.certificate`."""
+        held, found = self._set("test", run.eval_seed, run.model.seq_len), {}
+        index_N = np.arange(COMPARED)
+        for at, (task, _) in enumerate(self.entries):
+            seen = examples(task, seed=run.data_seed, split="train", index_N=index_N).hash_N
+            shared = np.isin(held.hash_N[held.entry_N == at], seen).sum()
+            found[task.kind, task.level_name] = {
+                "overlap": (float(shared), COMPARED),
+                "log2_space": (task.log2_space(), 1),
+            }
+        return found
+
+    # ---------------------------------------------------------------- evaluation
+
+    def _check(self, protocol: Config, seq_len: int) -> None:
+        if protocol.kind != "dense" or protocol.eval_bytes is not None:
+            raise ValueError(
+                f"{self.config.kind} is scored on its answers: protocol dense without eval_bytes"
+            )
+        if seq_len < self.length - 1:
+            longest = max((task for task, _ in self.entries), key=length)
+            raise ValueError(
+                f"seq_len = {seq_len} is too short: an example of {longest.caption} needs {self.length - 1}"
+            )
+
+    def check_split(self, split: str, protocol: Config, seq_len: int) -> None:
+        self._check(protocol, seq_len)
+
+    def _make_set(self, split: str, eval_seed: int, seq_len: int) -> EvaluationSet:
+        n = sum(task.n_eval * task.rewrites for task, _ in self.entries)
+        tokens_NT = np.zeros((n, seq_len), dtype=np.int8)
+        targets_NT = np.full((n, seq_len), IGNORE, dtype=np.int8)
+        rest: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        used = 0
+        for at, (task, _) in enumerate(self.entries):
+            index_N = np.arange(task.n_eval)
+            for rewrite in range(task.rewrites):
+                made = examples(task, seed=eval_seed, split=split, index_N=index_N, rewrite=rewrite)
+                place = used + index_N * task.rewrites + rewrite
+                _shift_into(tokens_NT, targets_NT, place, made.tokens_NT, made.is_answer_NT)
+                rest.append((place, made.hash_N, made.kind_N, np.full(task.n_eval, at)))
+            used += task.n_eval * task.rewrites
+        place, *others = (np.concatenate(part) for part in zip(*rest, strict=True))
+        hash_N, kind_N, entry_N = (part[np.argsort(place)] for part in others)
+        return EvaluationSet(tokens_NT, targets_NT, hash_N, kind_N, entry_N)
+
+    def _copy_set(self, split: str, eval_seed: int, seq_len: int, device: torch.device) -> list[torch.Tensor]:
+        held = self._set(split, eval_seed, seq_len)
+        return [torch.from_numpy(part).to(device) for part in (held.tokens_NT, held.targets_NT)]
+
+    def eval_batches(self, split: str, protocol: Config, view: View, *, eval_seed: int) -> Iterator[Batch]:
+        tokens_NT, targets_NT = self._on_device(split, eval_seed, view.seq_len, view.device)
+        rows = max(1, view.eval_tokens // view.seq_len)
+        for tokens_BT, targets_BT in zip(tokens_NT.split(rows), targets_NT.split(rows), strict=True):
+            yield _batch(tokens_BT, targets_BT, view)
+
+    def summarise(
+        self,
+        split: str,
+        protocol: Config,
+        view: View,
+        nll_N: np.ndarray,
+        correct_N: np.ndarray,
+        *,
+        items: bool = True,
+        eval_seed: int = 0,
+    ) -> Scores:
+        held = self._set(split, eval_seed, view.seq_len)
+        nll_NA, correct_NA = _by_example(held.targets_NT != IGNORE, nll_N, correct_N)
+        levels = {}
+        for at, (task, _) in enumerate(self.entries):
+            mine = held.entry_N == at
+            answered = Answered(nll_NA=nll_NA[mine], correct_NA=correct_NA[mine], kind_N=held.kind_N[mine])
+            levels[task.kind, task.level_name] = _level_metrics(task, answered)
+        n = len(nll_N)
+        metrics = {"nll": (float(nll_N.mean()), n), "accuracy": (float(correct_N.mean()), n)}
+        table = _items(nll_NA, correct_NA) if items else no_items()
+        return Scores(metrics=metrics, items=table, levels=levels)
+
+    def eval_hash(self, split: str, protocol: Config, *, eval_seed: int) -> str:
+        held = self._set(split, eval_seed, self.length)
+        return hashlib.sha256(held.tokens_NT.tobytes() + held.targets_NT.tobytes()).hexdigest()
+
+
+def _shift_into(
+    tokens_NT: np.ndarray,
+    targets_NT: np.ndarray,
+    place: np.ndarray,
+    written_NT: np.ndarray,
+    is_target_NT: np.ndarray,
+) -> None:
+    """Write examples as model input, and what follows each token as its target."""
+    width = written_NT.shape[1] - 1
+    tokens_NT[place, :width] = written_NT[:, :-1]
+    targets_NT[place, :width] = np.where(is_target_NT[:, 1:], written_NT[:, 1:], IGNORE)
+
+
+def _batch(tokens_BT: torch.Tensor, targets_BT: torch.Tensor, view: View) -> Batch:
+    """Nothing comes before an example, which is all that a window model is told."""
+    context_BK = None
+    if view.is_window:
+        context_BK = tokens_BT.new_full((*tokens_BT.shape[:-1], view.seq_len - 1), -1).long()
+    return Batch(tokens_BT=tokens_BT.long(), targets_BT=targets_BT.long(), context_BK=context_BK)
+
+
+def _by_example(
+    is_target_NT: np.ndarray, nll_M: np.ndarray, correct_M: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of targets in reading order as (N, A), NaN past the end of an answer."""
+    count_N = is_target_NT.sum(axis=1)
+    there_NA = np.arange(count_N.max()) < count_N[:, None]
+    out = np.full((2, *there_NA.shape), np.nan)
+    out[0][there_NA], out[1][there_NA] = nll_M, correct_M
+    return out[0], out[1]
+
+
+def _level_metrics(task: SyntheticTask, answered: Answered) -> dict[str, tuple[float, int]]:
+    """A task's own metrics; with rewrites, the worst of the first m of them for m = 1, 2, 4, ..."""
+    if task.rewrites == 1:
+        return task.metrics(answered)
+    shape = (-1, task.rewrites)
+    exact_NV = answered.exact_N().reshape(shape)
+    nll_NV = np.nansum(answered.nll_NA, axis=1).reshape(shape)
+    n, sizes = len(exact_NV), [1 << k for k in range(task.rewrites.bit_length())]
+    sizes = sorted({size for size in sizes if size <= task.rewrites} | {task.rewrites})
+    worst = {f"worst_of_{m}": (float(exact_NV[:, :m].min(axis=1).mean()), n) for m in sizes}
+    nll = float(nll_NV.max(axis=1).mean())
+    return {SCORE: worst[f"worst_of_{task.rewrites}"], ANSWER_NLL: (nll, n), **worst}
+
+
+def _items(nll_NA: np.ndarray, correct_NA: np.ndarray) -> pd.DataFrame:
+    """One row an example; `correct` says whether the whole answer is."""
+    return pd.DataFrame(
+        {
+            "item": np.arange(len(nll_NA)),
+            "nll": np.nansum(nll_NA, axis=1),
+            "n": (~np.isnan(nll_NA)).sum(axis=1),
+            "bytes": 0,
+            "correct": np.nanprod(correct_NA, axis=1),
+        }
+    )
