@@ -45,6 +45,7 @@ class _Blocks(NamedTuple):
     def of(cls, ends_RE: Tensor, *, n: int) -> "_Blocks":
         """Where each of n rows goes."""
         R, E = ends_RE.shape
+        ends_RE = ends_RE.contiguous()  # as searchsorted wants its edges; under vmap they may be a view
         size = max(1, -(-n // (2 * E)))
         starts_RE = F.pad(ends_RE[:, :-1], (1, 0))
         last_RE = ((ends_RE - starts_RE + size - 1) // size).cumsum(1, dtype=ends_RE.dtype)
