@@ -29,7 +29,8 @@ from lmbench.store import Store
 from lmbench.training import checkpointing, integrator_scores, rescore
 from lmbench.training.checkpointing import MODES, checkpointing_costs
 from lmbench.training.execute import fit_model, run_all
-from lmbench.training.integrator_scores import CUT, PUBLISHED, STOPPED, iteration_scores, rescored
+from lmbench.training.integrator_scores import CUT, PUBLISHED, STOPPED, iteration_scores
+from lmbench.training.rescore import evaluate_run
 from tests.test_training import small_run
 
 NOTEBOOK = "05_integrator"
@@ -307,8 +308,8 @@ def test_scores_are_redrawn_from_a_reference_without_weights(trained, store, tmp
     reference = Reference(tmp_path / "reference")
     assert scored(trained, reference).equals(scores)
     model = fit_model(base(n_layer=1), make("task", "text", **task_fields(reference, digests[0])))
-    with pytest.raises(ValueError, match=f"lack the test of run {digests[0]} with these iterations"):
-        rescored(digests[0], store=reference, model=model.replace(n_iteration=7))
+    with pytest.raises(ValueError, match=f"lack the test scores of run {digests[0]} on"):
+        evaluate_run(digests[0], store=reference, model=model.replace(n_iteration=7))
 
 
 def task_fields(reference, digest):

@@ -50,6 +50,8 @@ _KNOWN: dict[str, tuple[int, Any, Any]] = {
     "integrator": (_BLACK, "D", _DASH),
     "depth_recurrent": (5, "v", _DASHDOT),
     "huggingface": (6, "P", _DOT),
+    "transformer_prenorm": (0, "s", _DASH),
+    "transformer_conv": (1, "P", _SOLID),
 }
 # Markers that no known model uses, so that an unknown one is never taken for a known one.
 _OTHER_MARKERS = ("X", "<", ">", "h", "p", "*", "d")

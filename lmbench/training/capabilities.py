@@ -6,16 +6,10 @@ its own rows, and nothing is shared between runs.
 
 from functools import lru_cache
 
-import pandas as pd
-
 from lmbench.config import Config, make
 from lmbench.measure.flops import ledger
-from lmbench.probes import LadderRungs
-from lmbench.records import ROW_COLUMNS, Records, no_items
 from lmbench.run import Run
-from lmbench.store import Store
 from lmbench.tasks.base import TaskData, load_task
-from lmbench.training.record import describe
 
 
 @lru_cache(maxsize=256)
@@ -47,41 +41,3 @@ def tracker_flops(run: Run) -> int:
     grid = run.track.grid(run.steps)
     sequences = (task.n_eval * task.rewrites for at in range(len(grid)) for task in run.track.levels(at))
     return forward * sum(sequences)
-
-
-def ladders(task: Config, *, store: Records) -> pd.DataFrame:
-    """The score ladder of a synthetic task or of each level of a mixture, kept in the store.
-
-    Columns: task, level, metric ("score" or "answer_nll"), rung ("chance", "bayes" or a shortcut), value.
-
-    Raises:
-        ValueError: a task without levels, or a read-only store that lacks the ladder.
-    """
-    asked = LadderRungs(task=task)
-    if not store.has(asked.digest):
-        if not isinstance(store, Store):
-            raise ValueError(f"the reference results {store.root} lack the ladder of {task.caption}")
-        store.ensure(asked.digest, lambda: _file(asked, store))
-    rows = store.frame([asked.digest])
-    told = rows["metric"].str.split("|", expand=True)
-    return rows[["task", "level"]].assign(metric=told[0], rung=told[1], value=rows["value"])
-
-
-def _file(asked: LadderRungs, store: Store) -> None:
-    if not asked.task.levels:
-        raise ValueError(f"task {asked.task.kind!r} has no levels, so no ladder")
-    fixed = dict.fromkeys(ROW_COLUMNS, 0) | {"evaluation": "", "split": "", "n": 1}
-    rows = [
-        fixed | {"task": one.kind, "level": one.level_name, "metric": f"{metric}|{rung}", "value": value}
-        for one in asked.task.levels
-        for metric, rung, value in one.ladder().rungs()
-    ]
-    with store.claim(asked.digest) as folder:
-        if folder is not None:
-            store.finish(
-                asked.digest,
-                run=describe(asked, label=asked.task.kind),
-                env={"device": None},
-                rows=pd.DataFrame(rows),
-                items=no_items(),
-            )

@@ -3,8 +3,6 @@
 Each score is an `Evaluation` of the store. Where a rule stops the iterations their number depends on
 the text; it is the mean over the scored positions and the layers, as every token stops by itself,
 and beside it what a batch waits for when it goes on until its slowest token is done.
-A read-only store holds no weights; there an evaluation is found by the hash of the weights that
-the run's own test was filed under.
 """
 
 from collections.abc import Sequence
@@ -14,8 +12,6 @@ import pandas as pd
 from lmbench.config import from_dict
 from lmbench.models.base import ModelConfig
 from lmbench.records import Records
-from lmbench.run import Evaluation, Run
-from lmbench.store import Store
 from lmbench.training.rescore import evaluate_run
 
 CUT, STOPPED, PUBLISHED = "cut off", "stopping", "published rule"
@@ -52,7 +48,7 @@ def iteration_scores(
     for digest in digests:
         run = from_dict("run", store.record(digest)["run"]["config"])
         for how, setting, model in _ways(run.model, iterations, tolerances, min_iteration):
-            rows = rescored(digest, store=store, model=model, device=device)
+            rows = evaluate_run(digest, store=store, model=model, device=device)
             found = rows[rows["split"] == "test"].set_index("metric")["value"]
             fixed = {"trained": digest, "init_seed": run.init_seed, "how": how, "setting": setting}
             n = float(model.n_iteration)
@@ -72,37 +68,3 @@ def _ways(
     ways += [(STOPPED, eps, model.replace(stopping="relative", tolerance=eps, **ruled)) for eps in tolerances]
     rule = model.replace(stopping="published", tolerance=published, **ruled)
     return [*ways, (PUBLISHED, published, rule)]
-
-
-def rescored(digest: str, *, store: Records, model: ModelConfig, device: str | None = None) -> pd.DataFrame:
-    """Rows of a finished run's test with another model over the same weights, also from a read-only store.
-
-    Raises:
-        ValueError: as `evaluate_run`, or a read-only store that lacks the evaluation.
-    """
-    if isinstance(store, Store):
-        return evaluate_run(digest, store=store, model=model, device=device)
-    run, own = from_dict("run", store.record(digest)["run"]["config"]), store.frame([digest])
-    known = {
-        record["run"]["config"]["weights"]
-        for _, record in store.records(store.digests())
-        if record["run"]["kind"] == "evaluation"
-    }
-    for weights in sorted(known):
-        # The run's own test is an evaluation too: its digest says which weights are the run's.
-        if _evaluation(run, weights, run.model).digest in set(own["evaluation"]):
-            asked = _evaluation(run, weights, model).digest
-            if asked in set(own["evaluation"]):
-                return own[own["evaluation"] == asked].reset_index(drop=True)
-            if store.has(asked):
-                return store.frame([asked])
-    raise ValueError(
-        f"the reference results {store.root} lack the test of run {digest} with these iterations; "
-        "run with store=local to score it"
-    )
-
-
-def _evaluation(run: Run, weights: str, model: ModelConfig) -> Evaluation:
-    return Evaluation(
-        weights=weights, model=model, task=run.task, protocol=run.protocol, eval_seed=run.eval_seed
-    )

@@ -107,6 +107,9 @@ def close(program: Program, trained: Sequence[Trained], *, best_RP: Tensor, has_
             one.best = program.replicas.state(at, best_RP)
         if one.diverged_at is None:
             one.final = program.replicas.state(at, program.weights_RP)
+        reported = one.best if one.best and program.run.weights == "best" else one.final
+        if reported:
+            one.record.hashes["weights"] = weights_hash(reported)
         one.record.close(program.data, inference_tokens_per_second=speed)
 
 

@@ -10,6 +10,7 @@ Legend: R replica, P parameter, S step, C step of a block, B batch, M micro-batc
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -143,7 +144,9 @@ class Program:
         """Draw what the steps of this block read, into the same tensors each time."""
         first = self.done - self.done % BLOCK
         count = min(BLOCK, self.run.steps - first)
-        drawn = [stream.index(first, count) for stream in self.streams]
+        # Generating examples takes as long as learning them, and numpy works without the lock.
+        with ThreadPoolExecutor(min(len(self.streams), torch.get_num_threads())) as threads:
+            drawn = list(threads.map(lambda stream: stream.index(first, count), self.streams))
         fresh = {name: np.stack([one[name] for one in drawn], axis=1) for name in drawn[0]}
         fresh["dropout"] = dropout_keys(
             [run.dropout_seed for run in self.runs],

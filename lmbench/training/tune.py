@@ -93,8 +93,8 @@ def tune(
 
 
 def _trial(run: Run, lr: float, seed: int) -> Run:
-    """A tuning run: its test split stays untouched."""
-    return _with_rate(run, lr).replace(test=False).with_seed(seed)
+    """A tuning run: its test split stays untouched, and nothing is tracked."""
+    return _with_rate(run, lr).replace(test=False, track=None).with_seed(seed)
 
 
 def _with_rate(run: Run, lr: float) -> Run:
