@@ -39,6 +39,7 @@ MODELS = {
     "self_attention": "993750d301c6776e",
     "ssm": "6be5b579255f02c9",
     "transformer": "d83056ba41e749b2",
+    "transformer_conv": "282e6ab7e989b9bd",
     "transformer_fast": "34a204d2b132aed5",
     "transformer_modern": "341b1cafef625aea",
     "transformer_nanogpt": "eb15ad13bcda5fb4",

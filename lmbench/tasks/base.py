@@ -155,6 +155,12 @@ class TaskConfig(Config, ABC):
         """This task's data under the vocabulary of another, which a model was trained on."""
         raise ValueError(f"task {self.kind!r} cannot be scored under the vocabulary of another task")
 
+    def refuse_leak(self, scored: "TaskConfig", *, split: str) -> None:
+        """Raise ValueError where weights that learned this task were shown text of another's split.
+
+        Nothing to refuse where splits are decided by the examples themselves, as in synthetic tasks.
+        """
+
     @property
     def levels(self) -> tuple["TaskConfig", ...]:
         """What has a difficulty and a known best score: a synthetic task itself, or those of a mixture."""

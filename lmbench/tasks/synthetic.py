@@ -26,7 +26,7 @@ from pydantic import Field, model_validator
 
 from lmbench.tasks.base import TaskConfig, TaskData
 from lmbench.tasks.draws import Draws
-from lmbench.tasks.symbols import N_NAMES, NAME
+from lmbench.tasks.symbols import N_NAMES, NAME, SYMBOLS
 
 ALPHABETS = {"all": range(N_NAMES), "first": range(13), "second": range(13, N_NAMES)}
 SCORE, ANSWER_NLL = "score", "answer_nll"
@@ -173,6 +173,10 @@ class SyntheticTask(TaskConfig):
         """Whether what a model said by itself solves the example; some tasks accept several answers."""
         return list(said) == self.solve(body, query)
 
+    def reply(self, body: Sequence[str], query: Sequence[str], said: Sequence[str]) -> str:
+        """What the best strategy says next, given what has been said of the answer."""
+        return self.solve(body, query)[len(said)]
+
     @abstractmethod
     def ladder(self) -> Ladder:
         """Exact scores of chance, named shortcuts and the Bayes-optimal strategy on this level."""
@@ -185,9 +189,17 @@ class SyntheticTask(TaskConfig):
     def choices(self) -> list[list[int]]:
         """Token ids among which a guesser chooses, for each token of the longest answer."""
 
+    def guess(self, body: Sequence[str], query: Sequence[str], *, rng: np.random.Generator) -> list[str]:
+        """What chance says: any of `choices` for each token, unless the example itself narrows them."""
+        return [SYMBOLS[ids[rng.integers(len(ids))]] for ids in self.choices()]
+
     def metrics(self, answered: Answered) -> dict[str, tuple[float, int]]:
         """Metrics of the level, "score" and "answer_nll" among them; a task may add its own."""
         return exact_metrics(answered)
+
+    def solved_N(self, answered: Answered) -> np.ndarray:
+        """(N,) whether each example is solved; ties share. Some tasks score a mistake to be avoided."""
+        return answered.exact_N()
 
     # ------------------------------------------------------------------ help for subclasses
 

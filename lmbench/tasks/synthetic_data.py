@@ -168,14 +168,15 @@ class SyntheticData(TaskData):
     ) -> Scores:
         held = self._set(split, eval_seed, view.seq_len)
         nll_NA, correct_NA = _by_example(held.targets_NT != IGNORE, nll_N, correct_N)
-        levels = {}
+        levels, solved_N = {}, np.zeros(len(nll_NA))
         for at, (task, _) in enumerate(self.entries):
             mine = held.entry_N == at
             answered = Answered(nll_NA=nll_NA[mine], correct_NA=correct_NA[mine], kind_N=held.kind_N[mine])
             levels[task.kind, task.level_name] = _level_metrics(task, answered)
+            solved_N[mine] = task.solved_N(answered)
         n = len(nll_N)
         metrics = {"nll": (float(nll_N.mean()), n), "accuracy": (float(correct_N.mean()), n)}
-        table = _items(nll_NA, correct_NA) if items else no_items()
+        table = _items(nll_NA, solved_N) if items else no_items()
         return Scores(metrics=metrics, items=table, levels=levels)
 
     def eval_hash(self, split: str, protocol: Config, *, eval_seed: int) -> str:
@@ -220,7 +221,7 @@ def _level_metrics(task: SyntheticTask, answered: Answered) -> dict[str, tuple[f
     if task.rewrites == 1:
         return task.metrics(answered)
     shape = (-1, task.rewrites)
-    exact_NV = answered.exact_N().reshape(shape)
+    exact_NV = task.solved_N(answered).reshape(shape)
     nll_NV = np.nansum(answered.nll_NA, axis=1).reshape(shape)
     n, sizes = len(exact_NV), [1 << k for k in range(task.rewrites.bit_length())]
     sizes = sorted({size for size in sizes if size <= task.rewrites} | {task.rewrites})
@@ -229,14 +230,14 @@ def _level_metrics(task: SyntheticTask, answered: Answered) -> dict[str, tuple[f
     return {SCORE: worst[f"worst_of_{task.rewrites}"], ANSWER_NLL: (nll, n), **worst}
 
 
-def _items(nll_NA: np.ndarray, correct_NA: np.ndarray) -> pd.DataFrame:
-    """One row an example; `correct` says whether the whole answer is."""
+def _items(nll_NA: np.ndarray, solved_N: np.ndarray) -> pd.DataFrame:
+    """One row an example; `correct` says whether it is solved."""
     return pd.DataFrame(
         {
             "item": np.arange(len(nll_NA)),
             "nll": np.nansum(nll_NA, axis=1),
             "n": (~np.isnan(nll_NA)).sum(axis=1),
             "bytes": 0,
-            "correct": np.nanprod(correct_NA, axis=1),
+            "correct": solved_N,
         }
     )

@@ -1,6 +1,7 @@
 """Levels of synthetic tasks that stand in the store: their ladders, and scores of finished runs on them."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -34,13 +35,67 @@ def level_scores(
     """
     asked, parts = make("task", "mixture", tasks=tuple(tasks)), []
     with Progress(len(digests), "evaluations", show=progress) as bar:
-        for digest in digests:
+        for done, digest in enumerate(digests):
             run = from_dict("run", store.record(digest)["run"]["config"])
+            bar.update(done, run.model.name)
             rows = evaluate_run(digest, store=store, split=split, task=asked, device=device)
             rows = rows[rows["level"] != ""].assign(run=digest, label=run.model.name, init_seed=run.init_seed)
             parts.append(rows)
-            bar.update(1)
     return pd.concat(parts, ignore_index=True)
+
+
+def runs_of(rows: pd.DataFrame, task: Config) -> list[str]:
+    """Digests of the runs, among tidy rows of runs, that learned some level of a task's kind."""
+    learned = rows[(rows["split"] == "test") & (rows["task"] == task.kind)]
+    return list(learned["run"].unique())
+
+
+def shift_scores(
+    rows: pd.DataFrame, tasks: Sequence[Config], *, store: Records, device: str | None = None
+) -> pd.DataFrame:
+    """`level_scores` of each run, whose rows are given, on those of the levels whose task it learned."""
+    asked: dict[tuple[str, ...], tuple[list[str], list[Config]]] = {}
+    for digest in rows["run"].unique():
+        mine = [task for task in tasks if digest in runs_of(rows, task)]
+        key = tuple(f"{task.kind} {task.level_name}" for task in mine)
+        asked.setdefault(key, ([], mine))[0].append(digest)
+    parts = [
+        level_scores(digests, mine, store=store, device=device) for digests, mine in asked.values() if mine
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+class Shifts(NamedTuple):
+    """Levels on which runs are scored, in pairs of a known and a shifted one."""
+
+    families: dict[str, list[tuple[str, str, str]]]
+    """family -> (task, level in distribution, shifted level), as level names."""
+    tasks: tuple[Config, ...]
+    """All levels that are named, each once."""
+
+
+def shifts(asked: Sequence[Sequence[Any]], *, n_eval: int | None = None, strict: bool = True) -> Shifts:
+    """Levels from plain values, as a notebook's parameters hold them.
+
+    Args:
+        asked: rows of family, task, fields of the level in distribution, and the fields that shift it, such
+            as `["novel domain", "chain", {"level": 1, "names": "first"}, {"names": "second"}]`.
+        n_eval: examples of each level; None is the task's own number.
+        strict: refuse a shift that changes nothing; else it is the level in distribution.
+
+    Raises:
+        ValueError: an unknown task or field, or a shift that changes nothing.
+    """
+    families: dict[str, list[tuple[str, str, str]]] = {}
+    tasks: dict[tuple[str, str], Config] = {}
+    for family, kind, fields, change in asked:
+        size = {} if n_eval is None else {"n_eval": n_eval}
+        known, shifted = (make("task", kind, **(fields | more | size)) for more in ({}, change))
+        if strict and known.level_name == shifted.level_name:
+            raise ValueError(f"the shift {change} of {known.caption} changes nothing that its name tells")
+        tasks |= {(one.kind, one.level_name): one for one in (known, shifted)}
+        families.setdefault(family, []).append((kind, known.level_name, shifted.level_name))
+    return Shifts(families, tuple(tasks.values()))
 
 
 def ladders(task: Config, *, store: Records) -> pd.DataFrame:

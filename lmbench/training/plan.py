@@ -19,6 +19,7 @@ from lmbench.models.base import ModelConfig
 from lmbench.records import Records, flatten
 from lmbench.run import Run
 from lmbench.tasks.base import TaskConfig
+from lmbench.training.capabilities import tracker_flops
 from lmbench.training.execute import fit_model, resolve_device
 from lmbench.training.record import n_sequences, readout_of, run_flops
 from lmbench.training.speed import seconds_per_step
@@ -107,7 +108,10 @@ def _steps(draft: Run, equal: str, budget: float) -> tuple[int, int]:
 
 
 def plan_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """What each run will cost, before anything is trained: sizes, FLOPs counted and as published."""
+    """What each run will cost, before anything is trained: sizes, FLOPs counted and as published.
+
+    Where capabilities are tracked, also the FLOPs of that as a share of the training's.
+    """
     table = []
     for label, run in zip(distinct_labels(runs), runs, strict=True):
         last_only = run.protocol.kind == "last_token"
@@ -124,6 +128,7 @@ def plan_table(runs: Sequence[Run]) -> pd.DataFrame:
                 "training FLOPs": flops,
                 "FLOPs as published": published_flops(n, n_windows=n_windows, seq_len=run.model.seq_len),
             }
+            | ({} if run.track is None else {"tracking / training": tracker_flops(run) / flops})
         )
     return pd.DataFrame(table)
 

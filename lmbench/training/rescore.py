@@ -4,16 +4,18 @@ The result is an `Evaluation`, filed under its own digest and never computed twi
 test of a training run is one too; asking for it again finds it in the run's own rows.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 import torch
 from safetensors.torch import load_file
 
 from lmbench.config import Config, from_dict
-from lmbench.data.corpus import refuse_overlap
 from lmbench.measure.score import evaluate, mean_effort
 from lmbench.models.base import LanguageModel, ModelConfig, seeded
+from lmbench.records import Records
 from lmbench.run import Evaluation, Run
 from lmbench.store import Store
 from lmbench.tasks.base import View, load_task
@@ -58,7 +60,7 @@ def load_run(digest: str, *, store: Store, device: torch.device, model: ModelCon
 def evaluate_run(
     digest: str,
     *,
-    store: Store,
+    store: Records,
     split: str = "test",
     task: Config | None = None,
     protocol: Config | None = None,
@@ -69,21 +71,22 @@ def evaluate_run(
     """Rows of one Evaluation of a finished run; what is None is as in the run.
 
     Args:
+        store: a `Store`, or a read-only `Reference`, which must hold the evaluation.
         model: computes something else with the same weights: fewer iterations, an earlier exit. What
             the pass took (`LanguageModel.effort`) stands among the rows where it depends on the text.
 
     Raises:
         ValueError: unknown run, a run without weights, a model with other weights, a task whose
-            vocabulary is not the model's, or one whose text overlaps what the model was trained on.
+            vocabulary is not the model's, one whose text overlaps what the model was trained on, or a
+            read-only store that lacks the evaluation.
     """
-    where = resolve_device(device)
-    loaded = load_run(digest, store=store, device=where, model=model)
-    run = loaded.run
+    record = store.record(digest)
+    run = from_dict("run", record["run"]["config"])
     other = task is not None and task != run.task
     if other:
-        refuse_leak(run.task, task, split=split)
+        run.task.refuse_leak(task, split=split)
     evaluation = Evaluation(
-        weights=loaded.weights,
+        weights=_reported(digest, record, store),
         model=model or run.model,
         task=task or run.task,
         protocol=protocol or run.protocol,
@@ -94,22 +97,26 @@ def evaluate_run(
     known = store.frame([digest])
     if evaluation.digest in set(known["evaluation"]):
         return known[known["evaluation"] == evaluation.digest].reset_index(drop=True)
-    store.ensure(evaluation.digest, lambda: _evaluate_into(evaluation, loaded, store, where))
+    if not store.has(evaluation.digest):
+        if not isinstance(store, Store):
+            raise ValueError(
+                f"the reference results {store.root} lack the {split} scores of run {digest} on "
+                f"{evaluation.task.caption}; run with store=local to score it"
+            )
+        where = resolve_device(device)
+        loaded = load_run(digest, store=store, device=where, model=model)
+        store.ensure(evaluation.digest, lambda: _evaluate_into(evaluation, loaded, store, where))
     return store.frame([evaluation.digest])
 
 
-def refuse_leak(learned: Config, scored: Config, *, split: str) -> None:
-    """Refuse to score text that the weights were trained on.
-
-    Raises:
-        ValueError: a corpus that shares text, or a split that a substitution made into training text.
-    """
-    refuse_overlap(learned.corpus, scored.corpus, split=split)
-    if learned.corpus == scored.corpus and learned.substitute != scored.substitute and split != "test":
-        raise ValueError(
-            f"weights trained on {learned.caption} are not scored on the {split} split of {scored.caption}: "
-            "a substitution made some of that text training text"
-        )
+def _reported(digest: str, record: Mapping[str, Any], store: Records) -> str:
+    """Hash of the weights that a run reports: as its record says, or of the file where it is an older one."""
+    said = record["env"].get("hashes", {}).get("weights")
+    if said is None and isinstance(store, Store):
+        return weights_hash(load_file(store.weights(digest)))
+    if said is None:
+        raise ValueError(f"the record of run {digest} in {store.root} does not say which weights it reports")
+    return said
 
 
 def _evaluate_into(evaluation: Evaluation, loaded: Loaded, store: Store, device: torch.device) -> None:
