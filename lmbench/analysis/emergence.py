@@ -1,0 +1,94 @@
+"""Capability emergence put together: tracked points, the ladder as a table, seeds needed, the reading.
+
+The parts are in `ladders`, `onset`, `emerged`, `survival`, `earlier` and `order`.
+"""
+
+import math
+
+import pandas as pd
+
+from lmbench.analysis.emerged import metric_dependence
+from lmbench.analysis.emergence_words import jump_sentences
+from lmbench.analysis.order import order_sentences
+from lmbench.analysis.planning import plan_seeds, sigma_of
+
+RATIOS = (1.25, 1.5, 2.0, 3.0)
+MOST_SEEDS = 1000
+
+
+def tracked(rows: pd.DataFrame) -> pd.DataFrame:
+    """The points of the capability tracker among the tidy rows of runs: score and answer_nll.
+
+    Raises:
+        ValueError: rows without such points.
+    """
+    points = rows[(rows["split"] == "track") & rows["metric"].isin(["score", "answer_nll"])]
+    if points.empty:
+        raise ValueError("the runs hold no tracked points; train them with track = CapabilityTracker(...)")
+    return points.reset_index(drop=True)
+
+
+def ladder_table(ladder: pd.DataFrame) -> pd.DataFrame:
+    """One row for each level: chance, best shortcut and Bayes of the score, nats of chance and Bayes."""
+    table = []
+    for (task, level), rungs in ladder.groupby(["task", "level"], sort=False):
+        score = rungs[rungs["metric"] == "score"].set_index("rung")["value"]
+        nats = rungs[rungs["metric"] == "answer_nll"].set_index("rung")["value"]
+        others = score.drop(["chance", "bayes"]).sort_values(ascending=False)
+        table.append(
+            {
+                "task": task,
+                "level": level,
+                "chance": score["chance"],
+                "best shortcut": others.index[0].replace("_", " ") if len(others) else "",
+                "its score": others.iloc[0] if len(others) else math.nan,
+                "bayes": score["bayes"],
+                "nats at chance": nats["chance"],
+                "nats at bayes": nats["bayes"],
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def seeds_needed(
+    onsets: pd.DataFrame, *, unit: str = "step", threshold: float = 0.5, metric: str = "score"
+) -> pd.DataFrame:
+    """Seeds for each model that showing a ratio of times would take, by the spread of these runs.
+
+    One row for each model and level that at least two runs reached between evaluations: spread
+    (standard deviation of the logarithm of the time) with its interval, and a column for each of RATIOS,
+    empty where more than MOST_SEEDS.
+    """
+    table = []
+    chosen = onsets[(onsets["unit"] == unit) & (onsets["metric"] == metric)]
+    for (label, task, level), runs in chosen.groupby(["label", "task", "level"], sort=False):
+        at = runs[(runs["threshold"] - threshold).abs() < 1e-9]
+        inner = (at["lower"] > 0) & at["emerged"]
+        if inner.sum() < 2:
+            continue
+        spread = sigma_of(
+            onsets, label, task=task, level=level, metric=metric, threshold=threshold, unit=unit
+        )
+        row = {"label": label, "task": task, "level": level, "n": len(at), "spread": spread.sigma}
+        row |= {"low": spread.low, "high": spread.high}
+        table.append(row | {f"{ratio:g}x": _seeds(spread.sigma, ratio) for ratio in RATIOS})
+    columns = ["label", "task", "level", "n", "spread", "low", "high", *(f"{ratio:g}x" for ratio in RATIOS)]
+    return pd.DataFrame(table, columns=columns)
+
+
+def _seeds(sigma: float, ratio: float) -> float:
+    try:
+        return float(plan_seeds(sigma, ratio, most=MOST_SEEDS)) if sigma > 0 else math.nan
+    except ValueError:  # more than MOST_SEEDS
+        return math.nan
+
+
+def emergence_reading(onsets: pd.DataFrame, earlier: pd.DataFrame, *, unit: str = "step") -> str:
+    """What the tables show: orders within models, declared ratios, dependence on the metric."""
+    declared = earlier[earlier["primary"]]
+    parts = [
+        *order_sentences(onsets, unit=unit),
+        *declared["sentence"],
+        jump_sentences(metric_dependence(onsets, unit=unit)),
+    ]
+    return "\n\n".join(parts)

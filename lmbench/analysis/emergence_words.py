@@ -1,0 +1,93 @@
+"""What figures of emergence say in words: the numbers beside a comparison, and which rises are jumps."""
+
+import math
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from lmbench.analysis.checks import require
+from lmbench.analysis.earlier_words import times
+from lmbench.analysis.words import seeds
+
+_THE = {"score": "the score", "nll": "the answer NLL"}
+_SAID = {"smooth": "smooth", "not reached": "not finished"}
+
+
+class Drawn(NamedTuple):
+    """What one row shows: ratio and interval (NaN where there is none), and its words."""
+
+    ratio: float
+    low: float
+    high: float
+    text: str
+
+
+def shown(row: dict[str, Any]) -> Drawn:
+    """What the row of a comparison shows."""
+    if row["decided"] == "not reached":
+        return Drawn(math.nan, math.nan, math.nan, "not reached by either")
+    if row["method"] == "none":
+        return Drawn(math.nan, math.nan, math.nan, "both there at the first evaluation")
+    marks = " †" if row["depends_on_metric"] is True else ""
+    low, high = row["restricted_low"], row["restricted_high"]
+    is_bound = {("lower", "earlier"): low > 1, ("upper", "later"): high < 1}
+    if is_bound.get((row["bound"], row["decided"]), False):
+        # The median was not reached, so the ratio is extrapolated; restricted means bound it.
+        sign = "≥" if row["bound"] == "lower" else "≤"
+        text = f"{sign} {_in_words(row['restricted'], low, high)}{marks}"
+        low, high = (low, math.inf) if row["bound"] == "lower" else (0.0, high)
+        return Drawn(row["restricted"], low, high, text)
+    numbers = row["ratio"], row["low"], row["high"]
+    fitted = "fitted " if row["bound"] else ""
+    return Drawn(*numbers, f"{fitted}{_in_words(*numbers)}{marks}")
+
+
+def _in_words(ratio: float, low: float, high: float) -> str:
+    """`1.92 [0.99, 3.74]`; what is far from 1 is not told to its digits."""
+    known = (ratio, low, high)
+    words = [_far(x) or text for x, text in zip(known, times(*known), strict=True)]
+    return "{} [{}, {}]".format(*words)
+
+
+def _far(x: float) -> str:
+    if x in (0.0, math.inf):
+        return "0" if x == 0 else "∞"
+    return "< 0.001" if x < 1e-3 else "> 1000" if x > 1e3 else ""
+
+
+def jump_sentences(dependence: pd.DataFrame) -> str:
+    """Which capabilities jump in one metric only, in words.
+
+    Args:
+        dependence: from `emerged.metric_dependence`.
+
+    Raises:
+        ValueError: no rows or a missing column.
+    """
+    for column in ("label", "task", "level", "n", "score_jump", "nll_jump", "dependent"):
+        require(dependence, column)
+    rows = dependence.to_dict("records")
+    by = {kind: [row for row in rows if row["dependent"] == kind] for kind in ("yes", "no", "not decided")}
+    sharp = [row for row in by["no"] if row["score_jump"] == "sharp"]
+    n = len(by["yes"])
+    count = f"{n} {'is' if n == 1 else 'are'}" if n else "none is"
+    rises = f"{len(rows)} rise{'s' * (len(rows) != 1)} (a model in a task and level)"
+    said = [f"Of {rises}, {count} metric-dependent, that is sharp in one metric only."]
+    for row in by["yes"]:
+        one, other = ("score", "nll") if row["score_jump"] == "sharp" else ("nll", "score")
+        said.append(
+            f"{row['label']} in {row['task']} level {row['level']} is sharp in {_THE[one]} and "
+            f"{_SAID[row[f'{other}_jump']]} in {_THE[other]} ({seeds(row['n'])})."
+        )
+    if sharp:
+        said.append(f"Sharp in both: {_listed(sharp)}.")
+    if by["not decided"]:
+        said.append(
+            "Not decided, as evaluations lie too far apart or the rise is not finished in one metric: "
+            f"{_listed(by['not decided'])}."
+        )
+    return " ".join(said)
+
+
+def _listed(rows: list[dict]) -> str:
+    return "; ".join(f"{row['label']} in {row['task']} level {row['level']}" for row in rows)

@@ -1,0 +1,165 @@
+"""When each capability emerges, and in which order, within a model.
+
+A run shows all capabilities of its mixture, so the order of two is a paired question: each seed
+says which came first and by what factor.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from lmbench.analysis.emerged import emerged_table
+from lmbench.analysis.formats import format_si
+from lmbench.analysis.intervals import Estimate, holm, t_interval
+from lmbench.analysis.survival import median_interval, turnbull
+from lmbench.analysis.words import seeds
+
+ALPHA = 0.05  # of a decided order, after Holm's adjustment
+UNITS = {"step": "steps", "tokens": "targets", "flops": "training FLOPs", "seconds": "seconds"}
+
+
+def onset_table(
+    onsets: pd.DataFrame, *, unit: str = "step", threshold: float = 0.5, metric: str = "score"
+) -> pd.DataFrame:
+    """One row for each model and level, earliest first.
+
+    Columns: label, task, level, n (runs), emerged (of them), share_low and share_high
+    (Clopper-Pearson), median_low and median_high (the interval in which the estimated median lies, NaN
+    where half of the runs never got there), mean, low, high (geometric mean of the middles of the onset
+    intervals with its t interval, NaN where a run is censored on either side), last (the budget).
+    """
+    rows = _chosen(onsets, unit, threshold, metric)
+    shares = emerged_table(rows, by=("label", "task", "level")).set_index(["label", "task", "level"])
+    table = []
+    for key, runs in rows.groupby(["label", "task", "level"], sort=False):
+        low, high = median_interval(turnbull(runs["lower"], runs["upper"]))
+        mean = _mean_of_middles(runs)
+        share = shares.loc[key]
+        table.append(
+            dict(zip(("label", "task", "level"), key, strict=True))
+            | {"n": len(runs), "emerged": int(share["emerged"])}
+            | {"share_low": share["low"], "share_high": share["high"]}
+            | {"median_low": low, "median_high": high}
+            | {"mean": mean.value, "low": mean.low, "high": mean.high, "last": runs["last"].max()}
+        )
+    found = pd.DataFrame(table)
+    order = found["median_high"].fillna(math.inf)
+    return (
+        found.assign(order=order).sort_values(["label", "order"], kind="stable").drop(columns="order")
+    ).reset_index(drop=True)
+
+
+def order_table(
+    onsets: pd.DataFrame, *, unit: str = "step", threshold: float = 0.5, metric: str = "score"
+) -> pd.DataFrame:
+    """Each level of a model against the one that emerged next: how many times earlier, paired by run.
+
+    Columns: label, first, then (names of levels), ratio, low, high, p, p_holm (over the table), n. A pair
+    in which a run is censored has no ratio; its p is that of the sign test over runs that order the two.
+    """
+    rows, pairs = _chosen(onsets, unit, threshold, metric), []
+    for label, runs in onset_table(onsets, unit=unit, threshold=threshold, metric=metric).groupby(
+        "label", sort=False
+    ):
+        reached = runs[runs["emerged"] > 0]
+        names = list(zip(reached["task"], reached["level"], strict=True))
+        for first, then in itertools.pairwise(names):
+            mine = rows[rows["label"] == label]
+            pairs.append(
+                {"label": label, "first": _name(first), "then": _name(then), **_pair(mine, first, then)}
+            )
+    table = pd.DataFrame(pairs, columns=["label", "first", "then", "ratio", "low", "high", "p", "n"])
+    table.insert(7, "p_holm", holm(table["p"].to_numpy(float)))
+    return table
+
+
+def order_sentences(
+    onsets: pd.DataFrame,
+    *,
+    unit: str = "step",
+    threshold: float = 0.5,
+    metric: str = "score",
+    alpha: float = 0.05,
+) -> list[str]:
+    """For each model, which capabilities emerge in which order, and which neighbours are decided."""
+    table = onset_table(onsets, unit=unit, threshold=threshold, metric=metric)
+    order = order_table(onsets, unit=unit, threshold=threshold, metric=metric)
+    said = []
+    for label, rows in table.groupby("label", sort=False):
+        reached = rows[rows["emerged"] > 0]
+        parts = [_when(row, unit) for row in reached.itertuples()]
+        never = [_name((row.task, row.level)) for row in rows[rows["emerged"] == 0].itertuples()]
+        pairs = order[order["label"] == label]
+        sure = [f"{row.first} before {row.then}" for row in pairs[pairs["p_holm"] < ALPHA].itertuples()]
+        sentence = f"{label}: " + (
+            "in order of their medians " + ", ".join(parts) if parts else "nothing emerged"
+        )
+        if never:
+            last = format_si(rows["last"].max())
+            sentence += f"; not reached by {last} {UNITS.get(unit, unit)}: {', '.join(never)}"
+        if len(pairs):
+            sentence += "; decided between neighbours: " + (", ".join(sure) if sure else "none")
+        said.append(sentence + ".")
+    return said
+
+
+def _chosen(onsets: pd.DataFrame, unit: str, threshold: float, metric: str) -> pd.DataFrame:
+    is_asked = (onsets["unit"] == unit) & (onsets["metric"] == metric)
+    rows = onsets[is_asked & np.isclose(onsets["threshold"], threshold)]
+    if rows.empty:
+        raise ValueError(f"there are no onsets of {metric} at threshold {threshold:g} in {unit}")
+    return rows
+
+
+def _middles(runs: pd.DataFrame) -> np.ndarray:
+    """Logarithms of the geometric middles; NaN where a bound is missing."""
+    lower, upper = runs["lower"].to_numpy(float), runs["upper"].to_numpy(float)
+    known = (lower > 0) & np.isfinite(upper)
+    logs = 0.5 * (np.log(np.where(known, lower, 1.0)) + np.log(np.where(known, upper, 1.0)))
+    return np.where(known, logs, math.nan)
+
+
+def _mean_of_middles(runs: pd.DataFrame) -> Estimate:
+    logs = _middles(runs)
+    if np.isnan(logs).any():
+        return Estimate(math.nan, math.nan, math.nan, math.nan, len(logs), math.nan)
+    if len(logs) == 1:
+        return Estimate(math.exp(logs[0]), math.nan, math.nan, math.nan, 1, math.nan)
+    found = t_interval(logs)
+    return found._replace(value=math.exp(found.value), low=math.exp(found.low), high=math.exp(found.high))
+
+
+def _pair(runs: pd.DataFrame, first: tuple[str, str], then: tuple[str, str]) -> dict[str, float]:
+    """Ratio of the two times over runs that show both, or the sign test where one is censored."""
+    from scipy.stats import binomtest
+
+    sides = []
+    for task, level in (first, then):
+        mine = runs[(runs["task"] == task) & (runs["level"] == level)]
+        sides.append(mine.set_index("run")[["lower", "upper"]])
+    one, other = sides[0].align(sides[1], join="inner")
+    gaps = _middles(other) - _middles(one)
+    nothing = {"ratio": math.nan, "low": math.nan, "high": math.nan}
+    if not np.isnan(gaps).any() and len(gaps) > 1 and np.ptp(gaps) > 0:
+        found = t_interval(gaps)
+        bounds = {"ratio": math.exp(found.value), "low": math.exp(found.low), "high": math.exp(found.high)}
+        return bounds | {"p": found.p, "n": found.n}
+    earlier = int((one["upper"] <= other["lower"]).sum())
+    later = int((other["upper"] <= one["lower"]).sum())
+    p = binomtest(earlier, earlier + later).pvalue if earlier + later else math.nan
+    return nothing | {"p": p, "n": len(one)}
+
+
+def _when(row: tuple, unit: str) -> str:
+    name = f"{_name((row.task, row.level))}"
+    if math.isnan(row.median_high):
+        return f"{name} ({row.emerged} of {seeds(row.n)})"
+    low = format_si(row.median_low) if row.median_low > 0 else "the first point"
+    return f"{name} ({low} to {format_si(row.median_high)} {UNITS.get(unit, unit)}, {row.emerged} of {row.n})"
+
+
+def _name(level: Sequence[str]) -> str:
+    return f"{level[0]} {level[1]}"
