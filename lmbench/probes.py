@@ -99,13 +99,13 @@ class Activations(Config):
 
 
 class LadderRungs(Config):
-    """Exact scores of chance, shortcuts and the Bayes-optimal strategy on levels of synthetic tasks."""
+    """Exact scores of chance, shortcuts and the Bayes-optimal strategy on one level of a synthetic task."""
 
     role: ClassVar[str] = "run"
     kind: ClassVar[Literal["ladder"]] = "ladder"
 
     task: one_of("task")
-    """A synthetic task or a mixture of several."""
+    """A synthetic task."""
 
 
 class Calibration(Config):

@@ -2,11 +2,14 @@
 
 import dataclasses
 import importlib
+import itertools
 import json
 import math
 import statistics
 import subprocess
+from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +18,7 @@ from benchmarks import (
     cpu_time_to_quality,
     cpu_training,
     evaluation,
+    generation,
     lmbench_recipe,
     nanogpt_loop,
     notebook_start,
@@ -28,6 +32,8 @@ from lmbench.config import make
 from lmbench.measure.score import evaluate
 from lmbench.models.base import seeded
 from lmbench.tasks.base import View, load_task
+from lmbench.tasks.examples import examples, parse
+from lmbench.tasks.symbols import PAD, SYMBOLS
 
 CPU = torch.device("cpu")
 KEYS = {"name", "device", "ours", "baseline", "ratio", "ratio_min", "ratio_max", "unit", "repeats"}
@@ -38,6 +44,7 @@ MEASURED = {
     "benchmarks.cpu_training": TEXT,
     "benchmarks.cpu_time_to_quality": TEXT,
     "benchmarks.evaluation": TEXT,
+    "benchmarks.generation": [],
 }
 
 
@@ -154,6 +161,55 @@ def test_import_times_are_summed_over_the_modules_of_a_package():
         "some warning\n"
     )
     assert notebook_start.import_seconds(told) == pytest.approx({"torch": 2.0001, "json": 5e-5})
+
+
+def test_the_generation_result_names_the_slowest_level_of_all(monkeypatch):
+    tasks = {f"chain {level}": make("task", "chain", level=level) for level in range(3)}
+    assert set(generation.all_levels()) >= {*tasks, "recall 0", "route 1"}
+    rates = {0: iter([4.0, 2.0, 3.0]), 1: iter([6.0] * 3 + [8.0] * 3), 2: iter([0.5, 0.25, 7.0])}
+    monkeypatch.setattr(generation, "all_levels", lambda: tasks)
+    monkeypatch.setattr(generation, "rate", lambda task, **options: next(rates[task.level]))
+    (result,) = generation.main(["--quick", "--repeats", "3"])
+    check(result, repeats=3)
+    assert result["levels"] == {"chain 0": 3.0, "chain 1": 6.0, "chain 2": 0.5}
+    assert (result["slowest"], result["slowest_level"]) == (0.5, "chain 2")
+    assert result["slowest_each"] == [0.5, 0.25, 7.0]
+    assert result["ours"] == 8.0, "what the ratio compares is chain level 1"
+    assert result["device"].startswith("cpu")
+    with pytest.raises(ValueError, match="--examples = 0 is not accepted; it must be at least 1"):
+        generation.main(["--examples", "0"])
+
+
+def test_a_rate_is_of_all_examples_that_were_asked_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr(generation, "examples", lambda task, **options: asked.append(options))
+    monkeypatch.setattr(common, "seconds", lambda work, device: work() or 0.5)
+    assert generation.rate(generation.LIKE, n=3000, device=CPU) == 6.0
+    assert asked[0]["split"] == "train" and asked[0]["index_N"].tolist() == list(range(3000))
+
+
+def test_the_plain_loop_makes_the_examples_of_chain_level_1_and_keeps_its_splits_apart():
+    made = examples(generation.LIKE, seed=0, split="train", index_N=np.arange(300)).tokens_NT
+    mine = [[token for token in row if token != PAD] for row in made.tolist()]
+    forms = {}
+    for split in ("train", "test"):
+        rows = generation.plain_examples(300, seed=0, split=split)
+        assert {len(row) for row in rows} == {len(row) for row in mine}
+        assert {*itertools.chain(*rows)} == {*itertools.chain(*mine)}, "the same symbols occur"
+        read = [parse([SYMBOLS[at] for at in row], surface="statement") for row in rows]
+        assert all(generation.LIKE.solve(body, query) == answer for body, query, answer in read)
+        assert sum(body.index("+") == 4 for body, _, _ in read) < 200, "statements are in random order"
+        forms[split] = {form_of(body, query[0]) for body, query, _ in read}
+    assert not forms["train"] & forms["test"]
+    shares = Counter(generation.plain_split(str(form)) for form in range(10_000))
+    assert shares["train"] / 10_000 == pytest.approx(0.9, abs=0.01)  # 3 standard errors
+
+
+def form_of(body, asked):
+    """Root and increment of the chain that is asked for and of the other: no names, no order."""
+    terms = {part[0]: part[1:] for part in " ".join(body).replace(" ", "").replace("=", "").split(";")}
+    chains = {name: (terms[term[0]], term[1:]) for name, term in terms.items() if "+" in term}
+    return (chains.pop(asked), *chains.values())
 
 
 # ------------------------------------------------------------------ the result

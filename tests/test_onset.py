@@ -269,17 +269,26 @@ def test_losses_are_given_in_every_unit():
     assert table["loss"].to_dict() == {"step": 70, "tokens": 4480, "flops": 7e7, "seconds": 35}
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_a_diverged_run_is_censored_at_its_last_finite_point(rule):
+@pytest.mark.parametrize("rule", ["isotonic", "three"])
+def test_a_diverged_run_is_one_that_did_not_get_there_by_the_budget(rule):
+    """Not one that was followed no further: it counts as at chance from where it broke."""
     table = onsets(series([0, 0, 0.1, 0, math.nan, 1, 1, 1]), rule=rule, units=("step",)).iloc[0]
-    assert (table["lower"], table["upper"], table["last"], table["n_points"]) == (40, math.inf, 40, 4)
-    assert not table["emerged"]
+    assert (table["lower"], table["upper"], table["n_points"]) == (80, math.inf, 8)
     at_once = onsets(series([math.nan] * 4), rule=rule, units=("step",)).iloc[0]
-    assert (at_once["lower"], at_once["upper"], at_once["last"], at_once["n_points"]) == (0, math.inf, 0, 0)
-    early = onsets(series([1, 1, math.inf, 1]), rule=rule, units=("step",)).iloc[0]
-    assert (early["lower"], early["upper"], early["last"]) == (0, math.inf, 20)
-    learned = onsets(series([0, 1, 1, 1, math.nan]), rule=rule, units=("step",)).iloc[0]
-    assert (learned["lower"], learned["upper"]) == (10, 20) and math.isnan(learned["loss"])
+    assert (at_once["lower"], at_once["upper"]) == (40, math.inf)
+
+
+def test_what_a_run_had_learned_before_it_diverged_is_lost():
+    broke = series([0, 1, 1, 1, *[math.nan] * 8])
+    assert onsets(broke, units=("step",)).iloc[0]["upper"] == math.inf, "an isotonic onset is for good"
+    three = onsets(broke, rule="three", units=("step",)).iloc[0]
+    assert (three["lower"], three["upper"], three["loss"]) == (10, 20, 50)
+
+
+def test_seconds_of_runs_that_shared_a_device_with_others_are_refused():
+    table = pd.concat([series([0, 1, 1, 1]).assign(jobs=1), series([0, 1, 1, 1]).assign(jobs=10, run="b")])
+    with pytest.raises(ValueError, match=r"different numbers of others \(1, 10\) are not compared"):
+        onsets(table.assign(seconds=table["step"], device="cpu"), units=("seconds",))
 
 
 def test_points_that_make_no_series_are_refused():

@@ -7,6 +7,7 @@ legend in as many columns as fit.
 """
 
 import base64
+import functools
 import io
 from collections.abc import Mapping
 from typing import Any
@@ -94,13 +95,14 @@ def wrap(text: str, *, width: float) -> list[str]:
     return lines
 
 
+@functools.lru_cache(maxsize=4096)
 def _text_width(text: str) -> float:
     """Points that `text` takes in the small font."""
     from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextPath
+    from matplotlib.textpath import text_to_path
 
     font = FontProperties(family="DejaVu Sans", size=style.SMALL)
-    return float(TextPath((0, 0), text, prop=font).get_extents().width)
+    return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
 
 
 def add_legend(fig: Chart, handles: list[Line2D]) -> None:

@@ -188,6 +188,8 @@ def _jump(own: pd.DataFrame, factor: float) -> str:
 
 
 def _dependent(score: str, nll: str) -> str:
+    if score == nll == "not reached":
+        return "not reached"
     if "not decided" in (score, nll):
         return "not decided"
     if score == nll:

@@ -11,7 +11,9 @@ from lmbench.analysis.emerged import metric_dependence
 from lmbench.analysis.emergence_words import jump_sentences
 from lmbench.analysis.order import order_sentences
 from lmbench.analysis.planning import plan_seeds, sigma_of
+from lmbench.records import ROW_COLUMNS
 
+POINT = ["step", "task", "level", "metric"]
 RATIOS = (1.25, 1.5, 2.0, 3.0)
 MOST_SEEDS = 1000
 
@@ -19,13 +21,27 @@ MOST_SEEDS = 1000
 def tracked(rows: pd.DataFrame) -> pd.DataFrame:
     """The points of the capability tracker among the tidy rows of runs: score and answer_nll.
 
+    A run that diverged has all points of its grid too, with NaN from there on: it is one of those that
+    did not get there, and would otherwise not be counted.
+
     Raises:
-        ValueError: rows without such points.
+        ValueError: rows without such points, or a model of which every run diverged.
     """
     points = rows[(rows["split"] == "track") & rows["metric"].isin(["score", "answer_nll"])]
     if points.empty:
         raise ValueError("the runs hold no tracked points; train them with track = CapabilityTracker(...)")
-    return points.reset_index(drop=True)
+    lost = rows[rows["metric"] == "diverged"].drop_duplicates("run")
+    whole = points[~points["run"].isin(lost["run"])]
+    parts = [points]
+    for one in lost.to_dict("records"):
+        grid = whole[whole["label"] == one["label"]].drop_duplicates(POINT)
+        if grid.empty:
+            raise ValueError(f"every run of {one['label']!r} diverged; lower its learning rates")
+        own = points[points["run"] == one["run"]][POINT].apply(tuple, axis=1)
+        missing = grid[~grid[POINT].apply(tuple, axis=1).isin(own)]
+        fixed = {name: one[name] for name in rows if name not in ROW_COLUMNS}
+        parts.append(missing.assign(**fixed, value=math.nan, evaluation=""))
+    return pd.concat(parts, ignore_index=True)
 
 
 def ladder_table(ladder: pd.DataFrame) -> pd.DataFrame:
@@ -48,6 +64,22 @@ def ladder_table(ladder: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(table)
+
+
+def passed_without(ladder: pd.DataFrame, *, threshold: float = 0.5) -> pd.DataFrame:
+    """Shortcuts whose own score passes a normalised threshold, so that passing it there shows no capability.
+
+    Columns: task, level, shortcut, normalised.
+    """
+    score = ladder[ladder["metric"] == "score"]
+    ends = score.pivot(index=["task", "level"], columns="rung", values="value")[["chance", "bayes"]]
+    others = score[~score["rung"].isin(["chance", "bayes"])].join(ends, on=["task", "level"])
+    found = others.assign(
+        shortcut=others["rung"].str.replace("_", " "),
+        normalised=(others["value"] - others["chance"]) / (others["bayes"] - others["chance"]),
+    )
+    keep = found["normalised"] >= threshold
+    return found[keep][["task", "level", "shortcut", "normalised"]].reset_index(drop=True)
 
 
 def seeds_needed(
@@ -83,12 +115,25 @@ def _seeds(sigma: float, ratio: float) -> float:
         return math.nan
 
 
-def emergence_reading(onsets: pd.DataFrame, earlier: pd.DataFrame, *, unit: str = "step") -> str:
-    """What the tables show: orders within models, declared ratios, dependence on the metric."""
+def emergence_reading(
+    onsets: pd.DataFrame,
+    earlier: pd.DataFrame,
+    *,
+    ladder: pd.DataFrame,
+    unit: str = "step",
+    threshold: float = 0.5,
+) -> str:
+    """What the tables show: orders within models, declared ratios, dependence on the metric, shortcuts."""
     declared = earlier[earlier["primary"]]
     parts = [
         *order_sentences(onsets, unit=unit),
         *declared["sentence"],
         jump_sentences(metric_dependence(onsets, unit=unit)),
     ]
+    known = ladder.merge(onsets[["task", "level"]].drop_duplicates(), on=["task", "level"])
+    for row in passed_without(known, threshold=threshold).itertuples():
+        parts.append(
+            f"On {row.task} {row.level} the shortcut {row.shortcut!r} alone has a normalised score of "
+            f"{row.normalised:.2f}: passing {threshold:g} there does not show the capability itself."
+        )
     return "\n\n".join(parts)

@@ -27,7 +27,7 @@ def shown(row: dict[str, Any]) -> Drawn:
     if row["decided"] == "not reached":
         return Drawn(math.nan, math.nan, math.nan, "not reached by either")
     if row["method"] == "none":
-        return Drawn(math.nan, math.nan, math.nan, "both there at the first evaluation")
+        return Drawn(math.nan, math.nan, math.nan, "both by the first evaluation")
     marks = " †" if row["depends_on_metric"] is True else ""
     low, high = row["restricted_low"], row["restricted_high"]
     is_bound = {("lower", "earlier"): low > 1, ("upper", "later"): high < 1}
@@ -66,7 +66,9 @@ def jump_sentences(dependence: pd.DataFrame) -> str:
     """
     for column in ("label", "task", "level", "n", "score_jump", "nll_jump", "dependent"):
         require(dependence, column)
-    rows = dependence.to_dict("records")
+    rows = [row for row in dependence.to_dict("records") if row["dependent"] != "not reached"]
+    if not rows:
+        return "Nothing rose in any model, in either metric."
     by = {kind: [row for row in rows if row["dependent"] == kind] for kind in ("yes", "no", "not decided")}
     sharp = [row for row in by["no"] if row["score_jump"] == "sharp"]
     n = len(by["yes"])

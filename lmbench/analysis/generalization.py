@@ -24,6 +24,7 @@ from lmbench.config import unknown
 
 Families = Mapping[str, Sequence[tuple[str, str, str]]]
 """Family to its members: (task, level in distribution, shifted level)."""
+SAME = 1e-12  # spread of gaps below which they are equal
 MEMBER = ["family", "task", "within_level", "level"]
 UNIT = "of the normalised score"
 COLUMNS = ("label", "init_seed", "task", "level", "metric", "value")
@@ -85,7 +86,8 @@ def family_table(
         family, task, within_level, level, label, n (seeds); mean, low, high of the metric on the shifted
         level, with its chance and bayes; the same in distribution with the prefix `within_`; gap, gap_low,
         gap_high of the normalised values, paired by seed; p of a gap of 0 by the paired t test, and
-        p_holm, adjusted over the rows of the family. With one seed intervals and p are NaN.
+        p_holm, adjusted over the rows of the family. With one seed intervals and p are NaN; p also
+        where all seeds lose exactly as much.
 
     Raises:
         ValueError: as `gaps`.
@@ -103,7 +105,8 @@ def family_table(
             keys = zip(table["task"], table[level], strict=True)
             table[f"{prefix}{end}"] = [rung(ladder, *key, metric=metric, name=end) for key in keys]
     tested = every.groupby(by, sort=False)["gap"]
-    p = {key: t_interval(part).p if len(part) > 1 else math.nan for key, part in tested}
+    # Seeds that all lose the same to the last digit have learned nothing: a t of no spread is no test.
+    p = {key: t_interval(part).p if np.ptp(part) > SAME else math.nan for key, part in tested}
     table["p"] = [p[tuple(key)] for key in table[by].to_numpy()]
     table["p_holm"] = table.groupby("family", sort=False)["p"].transform(lambda part: holm(part.to_numpy()))
     ends = [f"{prefix}{end}" for prefix in ("", "within_") for end in ENDS]

@@ -91,8 +91,9 @@ def onsets(
 ) -> pd.DataFrame:
     """The onset of every series, at every threshold, in every unit.
 
-    Points after a value that is not finite do not count: a diverged run is censored at the last finite
-    one (at 0 if there is none), and what it had learned until then is not counted as lost.
+    From a value that is not finite on, a run has diverged and counts as at chance to the end of its budget:
+    it is not censored where it broke, for it will never get there. An isotonic onset is for good, so it is
+    none if a later divergence undoes it.
 
     Args:
         points: rows of `ladders.normalise`, also with run, label, init_seed, step and the units.
@@ -103,12 +104,19 @@ def onsets(
 
     Raises:
         ValueError: a missing column, fewer than 3 points of a series, a step twice in it, positions
-            that are not above 0 or fall with the step, seconds of several devices; as in `onset`.
+            that are not above 0 or fall with the step, seconds of several devices or of runs that shared
+            one with different numbers of others; as in `onset`.
     """
     for column in (*SERIES, "step", "normalised", *units):
         require(points, column)
     if "seconds" in units:
         refuse_mixed_devices(points.assign(train_seconds=points["seconds"]), ["train_seconds"])
+        if "jobs" in points and points["jobs"].nunique() > 1:
+            told = ", ".join(map(str, sorted(set(points["jobs"]))))
+            raise ValueError(
+                f"seconds of runs that shared a device with different numbers of others ({told}) are not "
+                "compared; leave out the unit 'seconds'"
+            )
     levels = _check_thresholds(thresholds)
     ordered = points.sort_values("step", kind="stable")
     rows = []
@@ -125,11 +133,11 @@ def _series(
     at: dict[str, np.ndarray], y: np.ndarray, thresholds: np.ndarray, rule: Rule
 ) -> Iterator[tuple[float | str | bool | int, ...]]:
     """Rows of one series without its key: found once by index, then written in each unit."""
-    bad = np.flatnonzero(~np.isfinite(y))
-    n = int(bad[0]) if len(bad) else len(y)
-    indices = list(zip(thresholds, *_indices(y[:n], thresholds, rule), strict=True))
+    n = len(y)
+    y = np.where(np.logical_and.accumulate(np.isfinite(y)), y, 0.0)
+    indices = list(zip(thresholds, *_indices(y, thresholds, rule), strict=True))
     for unit, x in at.items():
-        before, after = np.r_[0.0, x[:n], math.inf], np.r_[x[:n], math.nan]
+        before, after = np.r_[0.0, x, math.inf], np.r_[x, math.nan]
         for threshold, low, high, lost in indices:
             yield (
                 float(threshold), unit, before[low], before[high], bool(high <= n), after[lost], before[n], n

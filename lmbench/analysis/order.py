@@ -10,15 +10,19 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
+from lmbench.analysis.earlier import NARROW
 from lmbench.analysis.emerged import emerged_table
 from lmbench.analysis.formats import format_si
 from lmbench.analysis.intervals import Estimate, holm, t_interval
+from lmbench.analysis.restricted import Ratio, at_least, middle_ratio, middles, resolution
 from lmbench.analysis.survival import median_interval, turnbull
 from lmbench.analysis.words import seeds
 
 ALPHA = 0.05  # of a decided order, after Holm's adjustment
-UNITS = {"step": "steps", "tokens": "targets", "flops": "training FLOPs", "seconds": "seconds"}
+Name = tuple[str, str]
+UNITS = {"step": "steps", "tokens": "tokens", "flops": "training FLOPs", "seconds": "seconds"}
 
 
 def onset_table(
@@ -57,8 +61,9 @@ def order_table(
 ) -> pd.DataFrame:
     """Each level of a model against the one that emerged next: how many times earlier, paired by run.
 
-    Columns: label, first, then (names of levels), ratio, low, high, p, p_holm (over the table), n. A pair
-    in which a run is censored has no ratio; its p is that of the sign test over runs that order the two.
+    Columns: label, first, then (names of levels, in the order of the estimate), ratio, low, high, p, p_holm
+    (over the table), n. A pair in which a run is censored, or known to a wide interval only, has no ratio;
+    its p is that of the sign test over runs that order the two.
     """
     rows, pairs = _chosen(onsets, unit, threshold, metric), []
     for label, runs in onset_table(onsets, unit=unit, threshold=threshold, metric=metric).groupby(
@@ -114,43 +119,44 @@ def _chosen(onsets: pd.DataFrame, unit: str, threshold: float, metric: str) -> p
     return rows
 
 
-def _middles(runs: pd.DataFrame) -> np.ndarray:
-    """Logarithms of the geometric middles; NaN where a bound is missing."""
-    lower, upper = runs["lower"].to_numpy(float), runs["upper"].to_numpy(float)
-    known = (lower > 0) & np.isfinite(upper)
-    logs = 0.5 * (np.log(np.where(known, lower, 1.0)) + np.log(np.where(known, upper, 1.0)))
-    return np.where(known, logs, math.nan)
-
-
 def _mean_of_middles(runs: pd.DataFrame) -> Estimate:
-    logs = _middles(runs)
-    if np.isnan(logs).any():
-        return Estimate(math.nan, math.nan, math.nan, math.nan, len(logs), math.nan)
+    """Geometric mean with its interval, whose spread is at least what the grid can resolve."""
+    lower, upper = runs["lower"].to_numpy(float), runs["upper"].to_numpy(float)
+    if not ((lower > 0) & np.isfinite(upper)).all():
+        return Estimate(math.nan, math.nan, math.nan, math.nan, len(runs), math.nan)
+    logs = middles(lower, upper)
     if len(logs) == 1:
         return Estimate(math.exp(logs[0]), math.nan, math.nan, math.nan, 1, math.nan)
-    found = t_interval(logs)
+    found = t_interval(at_least(logs, resolution(lower, upper)))
     return found._replace(value=math.exp(found.value), low=math.exp(found.low), high=math.exp(found.high))
 
 
-def _pair(runs: pd.DataFrame, first: tuple[str, str], then: tuple[str, str]) -> dict[str, float]:
-    """Ratio of the two times over runs that show both, or the sign test where one is censored."""
-    from scipy.stats import binomtest
-
-    sides = []
-    for task, level in (first, then):
-        mine = runs[(runs["task"] == task) & (runs["level"] == level)]
-        sides.append(mine.set_index("run")[["lower", "upper"]])
-    one, other = sides[0].align(sides[1], join="inner")
-    gaps = _middles(other) - _middles(one)
-    nothing = {"ratio": math.nan, "low": math.nan, "high": math.nan}
-    if not np.isnan(gaps).any() and len(gaps) > 1 and np.ptp(gaps) > 0:
-        found = t_interval(gaps)
-        bounds = {"ratio": math.exp(found.value), "low": math.exp(found.low), "high": math.exp(found.high)}
-        return bounds | {"p": found.p, "n": found.n}
-    earlier = int((one["upper"] <= other["lower"]).sum())
-    later = int((other["upper"] <= one["lower"]).sum())
-    p = binomtest(earlier, earlier + later).pvalue if earlier + later else math.nan
-    return nothing | {"p": p, "n": len(one)}
+def _pair(runs: pd.DataFrame, first: Name, then: Name) -> dict[str, float | str | int]:
+    """Which of two levels came first, by what factor: the paired t, or the sign test where times are
+    censored or known to wide intervals only. The names are turned round where the estimate says so."""
+    one, other = (
+        runs[(runs["task"] == task) & (runs["level"] == level)].set_index("run")[["lower", "upper"]]
+        for task, level in (first, then)
+    )
+    one, other = one.align(other, join="inner", axis=0)
+    bounds = [side[end].to_numpy(float) for side in (one, other) for end in ("lower", "upper")]
+    is_narrow = all(
+        (low > 0).all() and (high <= NARROW * low).all() for low, high in (bounds[:2], bounds[2:])
+    )
+    if is_narrow and len(one) > 1:
+        found = middle_ratio(*bounds, paired=True)
+        if found.value < 1:
+            first, then = then, first
+            found = Ratio(1 / found.value, 1 / found.high, 1 / found.low, found.p)
+        ratio = {"ratio": found.value, "low": found.low, "high": found.high, "p": found.p}
+    else:
+        earlier = int((one["upper"] <= other["lower"]).sum())
+        later = int((other["upper"] <= one["lower"]).sum())
+        if later > earlier:
+            first, then = then, first
+        p = binomtest(earlier, earlier + later).pvalue if earlier + later else math.nan
+        ratio = dict.fromkeys(("ratio", "low", "high"), math.nan) | {"p": p}
+    return {"first": _name(first), "then": _name(then)} | ratio | {"n": len(one)}
 
 
 def _when(row: tuple, unit: str) -> str:

@@ -90,6 +90,11 @@ TARGETS = {
         says="at least 10 times, equal to 1e-5",
         met=lambda result: result["ratio"] >= 10 and _at_most("difference_to_naive", 1e-5)(result),
     ),
+    "generation": Target(
+        title="generating examples of chain level 1",
+        says="every level of every task at least 100 thousand/s",
+        met=lambda result: result.get("slowest", 0) >= 100,
+    ),
     "reading_runs": Target(
         title="reading the rows of 10,000 runs", says="at most 2 s", met=lambda result: result["ours"] <= 2
     ),

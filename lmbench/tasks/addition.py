@@ -27,6 +27,7 @@ class Addition(LengthTask):
 
     kind: ClassVar[Literal["addition"]] = "addition"
     LEVELS: ClassVar = (Lengths(2, 3), Lengths(4, 6), Lengths(7, 12), Lengths(13, 18), Lengths(19, 24))
+    most_rewrites: ClassVar[int] = 2
 
     def generate(self, structure: Draws, surface: Draws, *, train: bool) -> Drawn:
         """See `SyntheticTask.generate`."""

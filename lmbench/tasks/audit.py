@@ -37,8 +37,8 @@ class Audit(SyntheticTask):
 
     kind: ClassVar[Literal["audit"]] = "audit"
     LEVELS: ClassVar = (
-        Setting(3, 5),
-        Setting(4, 5),
+        Setting(3, 7),
+        Setting(4, 7),
         Setting(6, 7),
         Setting(8, 7),
         Setting(10, 7),
@@ -78,10 +78,18 @@ class Audit(SyntheticTask):
         return ["OK", str(before)]
 
     def ladder(self) -> Ladder:
-        """ "Always OK" copies the last sum; "place only" finds the error and guesses another sum there."""
+        """ "Always OK" copies the last sum; "place only" finds the error and guesses another sum there.
+
+        "Total only" adds up all increments: where that is the last sum nothing is wrong, else it guesses
+        the place and gives the right sum there.
+        """
         n, p = self.settings
         clean = 1 / (n + 1)
-        rungs = {"always_ok": clean, "place_only": clean + (1 - clean) / (p - 1)}
+        rungs = {
+            "always_ok": clean,
+            "total_only": clean + (1 - clean) / n,
+            "place_only": clean + (1 - clean) / (p - 1),
+        }
         found = uniform_ladder(p, tokens=1, **rungs)
         return Ladder(
             score={**found.score, "chance": clean / p},

@@ -136,9 +136,15 @@ class TaskData(ABC):
     def eval_hash(self, split: str, protocol: Config, *, eval_seed: int) -> str:
         """sha256 of the evaluation set, stored beside each score."""
 
-    def certificate(self, run: Config) -> dict[tuple[str, str], dict[str, tuple[float, int]]]:
-        """(task, level) -> "overlap", how many test examples are among so many of the run's training
-        examples, and "log2_space"; empty for tasks whose splits are those of a corpus."""
+    def certificate(
+        self, learned: "TaskConfig", *, data_seed: int, eval_seed: int, seq_len: int
+    ) -> dict[tuple[str, str], dict[str, tuple[float, int]]]:
+        """What the test examples of each level share with training examples of a task that was learned.
+
+        (task, level) -> "overlap": test examples with the canonical form, and "verbatim": with the very
+        tokens, of one of n training examples; "distinct": forms among the n test examples; "log2_space".
+        Empty for tasks whose splits are those of a corpus.
+        """
         return {}
 
 

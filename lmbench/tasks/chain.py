@@ -1,9 +1,12 @@
 """Basic reasoning: follow definitions to a value.
 
-    b = 3 ; a = 2 ; d = b + 4 ; c = a + 1 ? d = 0          (mod 7; two chains of one hop)
+    b = 3 ; f = e + 2 ; a = 2 ; d = b + 4 ; c = a + 1 ; e = 0 ? d = 0     (mod 7; three chains of one hop)
 
 Each chain starts with a literal and adds an increment at each hop; the question names the end of one.
-Roots and increments are uniform, so whoever misses any link of the chain scores chance.
+Roots and increments are uniform, so whoever misses one of them scores chance. Whoever takes one for
+another of the context is right as often as it is the right one: of m chains, 1/m and chance for the rest
+("any_root"; of one hop the increment of any chain does as well). With three chains that is a third of
+the way from chance to the best score; with two it would be half.
 Source: LEGO (Zhang et al. 2022), k-hop (Sanford et al. 2024), iGSM (Ye et al. 2024).
 
 Legend: N example, M chain, K hop, S statement, L token of the body.
@@ -39,11 +42,11 @@ class Chain(SyntheticTask):
     kind: ClassVar[Literal["chain"]] = "chain"
     LEVELS: ClassVar = (
         Setting(0, 4, 11, True),
-        Setting(1, 2, 7, True),
-        Setting(2, 2, 7, True),
-        Setting(3, 2, 7, True),
-        Setting(4, 2, 7, True),
-        Setting(5, 2, 7, True),
+        Setting(1, 3, 7, True),
+        Setting(2, 3, 7, True),
+        Setting(3, 3, 7, True),
+        Setting(4, 3, 7, True),
+        Setting(5, 3, 7, True),
     )
 
     def generate(self, structure: Draws, surface: Draws, *, train: bool) -> Drawn:
@@ -59,7 +62,8 @@ class Chain(SyntheticTask):
             order_NS = surface.permutation(chains)[:, None] * (hops + 1) + np.arange(hops + 1)[:, None]
             order_NS = order_NS.reshape(len(structure), -1)
         body_NSL = np.take_along_axis(body_NSL, order_NS[:, :, None], axis=1)
-        body_NL = body_NSL.reshape(len(structure), -1)[:, :-1]  # the last separator has nothing to separate
+        # All examples are equally long, so the gaps of the literals can go; the last separator goes too.
+        body_NL = body_NSL[body_NSL != PAD].reshape(len(structure), -1)[:, :-1]
         # Chains that are not asked for are a set: their order is no part of the example.
         base_K = p ** np.arange(hops, -1, -1)
         other_NM = np.sort(steps_NMK[:, 1:] @ base_K, axis=1)
@@ -92,10 +96,13 @@ class Chain(SyntheticTask):
         return [str(value(query[0]))]
 
     def ladder(self) -> Ladder:
-        """At 0 hops "some literal" answers with any value of the context."""
+        """ "Any root" adds the chain's own increments to any literal of the context.
+
+        At 0 hops there is nothing to add, and the rung is called "some_literal".
+        """
         hops, chains, p, _ = self.settings
-        rungs = {} if hops else {"some_literal": 1 / chains + (1 - 1 / chains) / p}
-        return uniform_ladder(p, **rungs)
+        one_of_all = 1 / chains + (1 - 1 / chains) / p
+        return uniform_ladder(p, **{"any_root" if hops else "some_literal": one_of_all})
 
     def log2_space(self) -> float:
         """Asked chain times multisets of the others."""

@@ -61,7 +61,9 @@ class Compose(SyntheticTask):
         Setting(4, False),
         Setting(5, False),
     )
+    most_rewrites: ClassVar[int] = 1
     _told: ClassVar[tuple[str, ...]] = (*SyntheticTask._told, "form", "split_by", "held_out", "worked")
+    _scoring: ClassVar[tuple[str, ...]] = (*SyntheticTask._scoring, "held_out")
 
     form: Literal["prefix", "postfix", "nested"] = "prefix"
     """How a compound is written, see above."""
@@ -86,6 +88,16 @@ class Compose(SyntheticTask):
                 "no deeper than training"
             )
         return self
+
+    def conflict(self, other: SyntheticTask) -> str:
+        """See `SyntheticTask.conflict`. Compounds that one table holds out are trained on
+        under another."""
+        if other.split_by == self.split_by:
+            return ""
+        return (
+            f"split_by = {other.split_by!r} scores what training with split_by = {self.split_by!r} may have "
+            f"shown; accepted: split_by = {self.split_by!r}"
+        )
 
     # ------------------------------------------------------------------ examples
 

@@ -54,6 +54,7 @@ class Episodes(SyntheticTask):
         Setting(("affine",), 11, 8),
     )
     _told: ClassVar[tuple[str, ...]] = (*SyntheticTask._told, "shots", "rules")
+    _scoring: ClassVar[tuple[str, ...]] = (*SyntheticTask._scoring, "shots", "rules")
 
     shots: int | None = Field(None, ge=0, le=MOST_SHOTS)
     """Shots of scored examples; None is those of the level. Fewer are the level's examples, cut short.
@@ -177,9 +178,13 @@ class Episodes(SyntheticTask):
         return Ladder(score=score, answer_nll={name: nat for name, nat in nats.items() if math.isfinite(nat)})
 
     def log2_space(self) -> float:
-        """Queries times labelled multisets of shots that some rule makes."""
-        classes, size, shots = self.settings
-        return _log2_forms(classes, size, self.rules, max(shots, self._scored_shots))
+        """Queries times labelled multisets of shots that some rule makes: of the shots that are shown.
+
+        Shots that are drawn and not shown decide the split too: cut short, a test example may look like
+        one of training, and after few shots it does.
+        """
+        classes, size, _ = self.settings
+        return _log2_forms(classes, size, self.rules, self._scored_shots)
 
     def choices(self) -> list[list[int]]:
         return [list(range(VALUE, VALUE + self._table.n_label))]

@@ -121,8 +121,8 @@ def parse(symbols: Sequence[str], *, surface: str) -> tuple[list[str], list[str]
 
 @lru_cache(maxsize=512)
 def length(task: SyntheticTask) -> int:
-    """Most tokens of an example, found on a few drawn without regard to splits: widths are fixed."""
-    keys = Draws(mixed(np.arange(8, dtype=np.uint64))), Draws(mixed(np.arange(8, 16, dtype=np.uint64)))
+    """Most tokens of an example, found on many drawn without regard to splits."""
+    keys = [Draws(mixed(np.arange(at, at + 2048, dtype=np.uint64))) for at in (0, 2048)]
     found = 0
     for train in (True, False):
         drawn = task.generate(*keys, train=train)

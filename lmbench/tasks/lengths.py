@@ -16,7 +16,7 @@ import numpy as np
 
 from lmbench.tasks.draws import Draws
 from lmbench.tasks.symbols import EOS, PAD
-from lmbench.tasks.synthetic import Ladder, SyntheticTask
+from lmbench.tasks.synthetic import ALPHABETS, Ladder, SyntheticTask
 
 NOTHING = -1  # stands in a sequence of numbers where a shorter one has ended
 
@@ -76,6 +76,17 @@ def stopped(tokens_NK: np.ndarray, n_N1: np.ndarray) -> np.ndarray:
     place_A = np.arange(tokens_NK.shape[1] + 1)
     wide_NA = np.pad(tokens_NK, ((0, 0), (0, 1)))
     return np.where(place_A < n_N1, wide_NA, np.where(place_A == n_N1, EOS, PAD))
+
+
+def alphabet_conflict(learned: SyntheticTask, scored: SyntheticTask) -> str:
+    """Of strings whose form is taken modulo the size of the alphabet: see `SyntheticTask.conflict`."""
+    sizes = [len(ALPHABETS[task.names]) for task in (learned, scored)]
+    if sizes[0] == sizes[1] or learned.level != scored.level:  # levels share no length
+        return ""
+    return (
+        f"strings are split modulo {sizes[1]} with names = {scored.names!r}, so that some were trained on "
+        f"modulo {sizes[0]} with names = {learned.names!r}"
+    )
 
 
 def no_query(n: int) -> np.ndarray:

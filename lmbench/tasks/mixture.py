@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from lmbench.config import make, one_of
 from lmbench.tasks.base import TaskConfig, TaskData
-from lmbench.tasks.synthetic import SyntheticTask
+from lmbench.tasks.synthetic import SyntheticTask, check_apart
 from lmbench.tasks.synthetic_data import SyntheticData
 
 DEFAULT = ("chain", "audit", "retry", "scm", "route", "reports")
@@ -34,6 +34,7 @@ class Mixture(TaskConfig):
         twice = [name for name in named if named.count(name) > 1]
         if twice:
             raise ValueError(f"tasks holds {twice[0][0]} level {twice[0][1]} twice")
+        check_apart(self.tasks, self.tasks)
         if self.weights and (len(self.weights) != len(self.tasks) or min(self.weights) <= 0):
             raise ValueError(
                 f"weights = {list(self.weights)} is not accepted: one number above 0 for each of the "
@@ -50,6 +51,10 @@ class Mixture(TaskConfig):
         for task in self.tasks:
             task.load_like(trained)
         return self.load()
+
+    def refuse_leak(self, scored: TaskConfig, *, split: str) -> None:
+        """See `TaskConfig.refuse_leak`."""
+        check_apart(self.tasks, scored.levels)
 
     @property
     def levels(self) -> tuple[TaskConfig, ...]:

@@ -10,7 +10,8 @@ never taught. What is scored are two kinds of a given beginning, equally long an
     kind 0, after a right sum:  : 3 > 4 : 1 ? = 3 2 | BACK       scored: BACK, which is a false alarm (F)
 
 The score is R - F: 1 at best, 0 for whoever never says BACK, and 1/p - 1 for whoever always does and
-guesses. Being `correct` on kind 0 is an error; `solved_N` turns it round.
+guesses. Being `correct` on kind 0 is an error; `as_wanted` turns it round. The nats are those of recovering
+and of not saying BACK after a right sum, so that none of the two alone is blessed.
 Source: Ye et al. 2024 (Physics of Language Models 2.2), whose models retract errors; Huang et al. 2023,
 why the gain against not being allowed to (lmbench.measure.decode) belongs beside it.
 
@@ -30,6 +31,8 @@ from lmbench.tasks.synthetic import ANSWER_NLL, SCORE, Answered, Drawn, Ladder, 
 MARKS = np.array([ID[mark] for mark in (":", ">", "&", "#")], dtype=np.int8)
 CLEAN, FORCED = 0, 1
 """Kinds of scored examples."""
+LEAST_NATS = float(np.finfo(np.float32).eps)
+"""Scores are of float32 logits: of a symbol with fewer nats than this no other has a known probability."""
 
 
 class Setting(NamedTuple):
@@ -46,12 +49,13 @@ class Retry(SyntheticTask):
 
     kind: ClassVar[Literal["retry"]] = "retry"
     LEVELS: ClassVar = (
-        Setting(4, 5, 0.25),
-        Setting(6, 5, 0.2),
+        Setting(5, 7, 0.25),
+        Setting(6, 7, 0.2),
         Setting(8, 7, 0.2),
         Setting(10, 7, 0.1),
         Setting(12, 7, 0.05),
     )
+    most_rewrites: ClassVar[int] = 1
 
     def generate(self, structure: Draws, surface: Draws, *, train: bool) -> Drawn:
         """See `SyntheticTask.generate`. An answer is steps of (wrong, BACK, right) and a last token."""
@@ -125,13 +129,14 @@ class Retry(SyntheticTask):
     def ladder(self) -> Ladder:
         """A guesser says BACK or one of p sums first, then one of p sums; its R - F is below 0.
 
-        "Detect only" says BACK exactly after wrong sums and then guesses another sum.
+        Its nats are ln((p + 1) p) of recovering and ln((p + 1) / p) of not saying BACK. "Detect only" says
+        BACK exactly after wrong sums and then guesses another sum.
         """
         _, p, _ = self.settings
         rungs = {"never_back": 0.0, "always_back": 1 / p - 1, "detect_only": 1 / (p - 1)}
         return Ladder(
             score={"chance": (1 / p - 1) / (p + 1), **rungs, "bayes": 1.0},
-            answer_nll={"chance": math.log((p + 1) * p), "bayes": 0.0},
+            answer_nll={"chance": 2 * math.log(p + 1), "bayes": 0.0},
         )
 
     def log2_space(self) -> float:
@@ -144,26 +149,33 @@ class Retry(SyntheticTask):
         sums = list(range(VALUE, VALUE + self.settings.modulus))
         return [[BACK, *sums], sums]
 
-    def solved_N(self, answered: Answered) -> np.ndarray:
-        """(N,) 1 where the right thing is done: recovered, or no false alarm; ties share."""
-        exact_N = answered.exact_N()
-        return np.where(answered.kind_N == FORCED, exact_N, 1 - exact_N)
+    def as_wanted(self, answered: Answered) -> Answered:
+        """See `SyntheticTask.as_wanted`: of kind 0, scores of any other symbol than BACK."""
+        is_clean_N1 = (answered.kind_N == CLEAN)[:, None]
+        nll_NA, correct_NA = answered.nll_NA, answered.correct_NA
+        other_NA = -np.log(-np.expm1(-np.maximum(nll_NA, LEAST_NATS)))
+        return Answered(
+            nll_NA=np.where(is_clean_N1, other_NA, nll_NA),
+            correct_NA=np.where(is_clean_N1, 1 - correct_NA, correct_NA),
+            kind_N=answered.kind_N,
+        )
 
     def metrics(self, answered: Answered) -> dict[str, tuple[float, int]]:
-        """`score` is `recovery` less `false_alarm`; the nats are those of recovering.
+        """`score` is `recovery` less `false_alarm`; the nats of doing right are added over the kinds.
 
         Raises:
             ValueError: so few examples that none is of one kind.
         """
         exact_N, is_forced_N = answered.exact_N(), answered.kind_N == FORCED
+        nll_N = np.nansum(self.as_wanted(answered).nll_NA, axis=1)
         n, n_forced = len(exact_N), int(is_forced_N.sum())
         if n_forced in (0, n):
             raise ValueError(f"n_eval = {self.n_eval} is too small: both kinds of beginnings are needed")
         recovery, alarm = float(exact_N[is_forced_N].mean()), float(exact_N[~is_forced_N].mean())
-        nll = float(np.nansum(answered.nll_NA[is_forced_N], axis=1).mean())
+        nll = float(nll_N[is_forced_N].mean() + nll_N[~is_forced_N].mean())
         return {
             SCORE: (recovery - alarm, n),
-            ANSWER_NLL: (nll, n_forced),
+            ANSWER_NLL: (nll, n),
             "recovery": (recovery, n_forced),
             "false_alarm": (alarm, n - n_forced),
         }

@@ -19,13 +19,14 @@ from lmbench.tasks.lengths import (
     NOTHING,
     Lengths,
     LengthTask,
+    alphabet_conflict,
     no_query,
     share_in_order,
     stopped,
     stopped_choices,
 )
 from lmbench.tasks.symbols import NAME, PAD
-from lmbench.tasks.synthetic import ALPHABETS, Drawn, Ladder
+from lmbench.tasks.synthetic import ALPHABETS, Drawn, Ladder, SyntheticTask
 
 
 class Reverse(LengthTask):
@@ -33,6 +34,10 @@ class Reverse(LengthTask):
 
     kind: ClassVar[Literal["reverse"]] = "reverse"
     LEVELS: ClassVar = (Lengths(4, 6), Lengths(7, 12), Lengths(13, 24), Lengths(25, 36), Lengths(37, 48))
+
+    def conflict(self, other: SyntheticTask) -> str:
+        """See `SyntheticTask.conflict`."""
+        return alphabet_conflict(self, other)
 
     def generate(self, structure: Draws, surface: Draws, *, train: bool) -> Drawn:
         """See `SyntheticTask.generate`. Drawn in the order of the answer."""

@@ -6,8 +6,9 @@ Nodes form a tree; the root has the parent "#". Each shows its factual value; th
 stays hidden and has to be inferred (abduction), one node is set to another value (action; easier levels
 tell by how much it is moved: ? + a 3 c), and a second one is asked for (prediction). Half of the
 questions are about a descendant of the node that is set (kind 1), half about another node (kind 0),
-which keeps its value; the score is the mean of the two kinds, so that neither copying the fact nor
-always shifting it does better than 1/2.
+which keeps its value; the score is the smaller of the two kinds' shares, so that copying the fact and
+always shifting it score 0. (By their mean both would score 1/2, and a model that only knows which node
+is a descendant would pass half way to the best score.)
 
     b < a 0      additive: b = a + w, w uniform
     b ~ a 0      hidden mechanism: b = a + w or b = w - a, by a fair hidden bit, w uniform below `noise`
@@ -64,6 +65,7 @@ class Scm(SyntheticTask):
         Setting(4, 7, True, noise=3),
         Setting(6, 7, True, noise=3),
     )
+    most_rewrites: ClassVar[int] = 1
 
     def generate(self, structure: Draws, surface: Draws, *, train: bool) -> Drawn:
         """See `SyntheticTask.generate`. Node 0 is the root; the parent of each other stands before it."""
@@ -157,11 +159,11 @@ class Scm(SyntheticTask):
         """ "Copy" says the fact, "shift" always moves it up; "guess" knows which of both but not how far."""
         _, p, *_, noise = self.settings
         known = self._known_sign() if noise else 1.0
-        rungs = {"copy": 1 / 2, "shift": 1 / 4 if noise else 1 / 2, "guess": (1 + 1 / (p - 1)) / 2}
+        rungs = {"copy": 0.0, "shift": 0.0, "guess": 1 / (p - 1)}
         if noise:
-            rungs["any_sign"] = 3 / 4
+            rungs["any_sign"] = 1 / 2
         return Ladder(
-            score={"chance": 1 / p, **rungs, "bayes": (1 + (1 + known) / 2) / 2},
+            score={"chance": 1 / p, **rungs, "bayes": (1 + known) / 2},
             answer_nll={"chance": math.log(p), "bayes": (1 - known) * math.log(2) / 2},
         )
 
@@ -190,7 +192,7 @@ class Scm(SyntheticTask):
         return [list(range(VALUE, VALUE + self.settings.modulus))]
 
     def metrics(self, answered: Answered) -> dict[str, tuple[float, int]]:
-        """Means over the two kinds of questions; `descendant` and `other` are their scores.
+        """The smaller share of the two kinds of questions, `descendant` and `other`; nats are their mean.
 
         Raises:
             ValueError: so few examples that none is of one kind.
@@ -203,7 +205,7 @@ class Scm(SyntheticTask):
         other, descendant = (float(exact_N[mask].mean()) for mask in masks)
         nll = float(np.mean([nll_N[mask].mean() for mask in masks]))
         return {
-            SCORE: ((other + descendant) / 2, n),
+            SCORE: (min(other, descendant), min(counts)),
             ANSWER_NLL: (nll, n),
             "descendant": (descendant, counts[DESCENDANT]),
             "other": (other, counts[OTHER]),

@@ -94,16 +94,26 @@ class SyntheticTask(TaskConfig):
     """Whether only answers are targets in training; False trains on every token. Scores are of answers."""
     n_eval: int = Field(2000, ge=1)
     """Examples of the valid and of the test set."""
-    rewrites: int = Field(1, ge=1, le=64)
+    rewrites: int = Field(1, ge=1)
     """Ways in which each example of a set is written; the score is then of the worst of them."""
     shift: int = Field(0, ge=0)
     """Most separators put before the body of all rewrites but the first, so that positions move."""
+
+    most_rewrites: ClassVar[int] = 64
+    """Largest `rewrites`: as many writings as examples have, 1 where the score is no share of examples."""
+    _scoring: ClassVar[tuple[str, ...]] = ("n_eval", "rewrites", "shift")
+    """Fields that change what is scored and nothing that is trained on; a task may add its own."""
 
     @model_validator(mode="after")
     def _known_level(self) -> "SyntheticTask":
         if self.level >= len(self.LEVELS):
             raise ValueError(
                 f"level = {self.level} is not accepted: {self.kind} has levels 0 to {len(self.LEVELS) - 1}"
+            )
+        if self.rewrites > self.most_rewrites:
+            raise ValueError(
+                f"rewrites = {self.rewrites} is not accepted: {self.kind} is scored in at most "
+                f"{self.most_rewrites}"
             )
         if self.shift and self.rewrites == 1:
             raise ValueError(f"shift = {self.shift} needs rewrites of at least 2: the first is not shifted")
@@ -112,6 +122,23 @@ class SyntheticTask(TaskConfig):
     @property
     def levels(self) -> tuple[TaskConfig, ...]:
         return (self,)
+
+    @property
+    def as_trained(self) -> "SyntheticTask":
+        """What training on this level is, whatever of it is scored."""
+        return self.replace(**{name: type(self).model_fields[name].default for name in self._scoring})
+
+    def conflict(self, other: "SyntheticTask") -> str:
+        """Why weights that learned this level may not be scored on another of its kind; empty if they may.
+
+        The hash keeps splits apart where two levels share a canonical form. Where a field changes what the
+        form is taken of, an example may be train under one and test under the other.
+        """
+        return ""
+
+    def refuse_leak(self, scored: TaskConfig, *, split: str) -> None:
+        """See `TaskConfig.refuse_leak`."""
+        check_apart(self.levels, scored.levels)
 
     @property
     def settings(self) -> Any:
@@ -197,9 +224,26 @@ class SyntheticTask(TaskConfig):
         """Metrics of the level, "score" and "answer_nll" among them; a task may add its own."""
         return exact_metrics(answered)
 
+    def as_wanted(self, answered: Answered) -> Answered:
+        """Scores as they are good: those of targets that a task scores to be avoided, turned round."""
+        return answered
+
     def solved_N(self, answered: Answered) -> np.ndarray:
-        """(N,) whether each example is solved; ties share. Some tasks score a mistake to be avoided."""
-        return answered.exact_N()
+        """(N,) whether each example is solved; ties share."""
+        return self.as_wanted(answered).exact_N()
+
+    def scored_ladder(self) -> Ladder:
+        """The ladder of what is scored: with rewrites, of the worst of them.
+
+        A guesser guesses each writing anew; the best strategy answers all alike. What a shortcut makes of
+        several writings is not known, so shortcuts are left out.
+        """
+        one = self.ladder()
+        if self.rewrites == 1:
+            return one
+        score = {"chance": one.score["chance"] ** self.rewrites, "bayes": one.score["bayes"]}
+        ends = ("chance", "bayes")
+        return Ladder(score=score, answer_nll={name: one.answer_nll[name] for name in ends})
 
     # ------------------------------------------------------------------ help for subclasses
 
@@ -230,3 +274,18 @@ def uniform_ladder(n_choices: int, *, tokens: int = 1, **shortcuts: float) -> La
     return Ladder(
         score={"chance": chance, **shortcuts, "bayes": 1.0}, answer_nll={"chance": nats, "bayes": 0.0}
     )
+
+
+def check_apart(learned: Sequence[TaskConfig], scored: Sequence[TaskConfig]) -> None:
+    """Refuse levels whose test examples may be among the training examples of others.
+
+    Raises:
+        ValueError: two levels in conflict, with the reason.
+    """
+    for one in learned:
+        for other in scored:
+            reason = one.conflict(other) if isinstance(one, SyntheticTask) and one.kind == other.kind else ""
+            if reason:
+                raise ValueError(
+                    f"weights that learn {one.caption} cannot be scored on {other.caption}: {reason}"
+                )

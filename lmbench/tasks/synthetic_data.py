@@ -4,7 +4,8 @@ Legend: N example, T position, C step, B batch, A answer token, V rewrite.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import torch
 
 from lmbench.config import Config
 from lmbench.records import no_items
-from lmbench.tasks.base import IGNORE, Batch, Scores, Stream, TaskData, View
+from lmbench.tasks.base import IGNORE, Batch, Scores, Stream, TaskConfig, TaskData, View
 from lmbench.tasks.draws import GOLDEN, Draws, key_of, mixed
 from lmbench.tasks.examples import examples, length
 from lmbench.tasks.symbols import PAD, VOCAB_SIZE
@@ -98,15 +99,26 @@ class SyntheticData(TaskData):
                 _shift_into(tokens_NT, targets_NT, mine, written.tokens_NT, is_target_NT)
         return tokens_NT, targets_NT
 
-    def certificate(self, run: Config) -> dict[tuple[str, str], dict[str, tuple[float, int]]]:
+    def certificate(
+        self, learned: TaskConfig, *, data_seed: int, eval_seed: int, seq_len: int
+    ) -> dict[tuple[str, str], dict[str, tuple[float, int]]]:
         """See `TaskData.certificate`."""
-        held, found = self._set("test", run.eval_seed, run.model.seq_len), {}
-        index_N = np.arange(COMPARED)
+        held, found, index_N = self._set("test", eval_seed, seq_len), {}, np.arange(COMPARED)
         for at, (task, _) in enumerate(self.entries):
-            seen = examples(task, seed=run.data_seed, split="train", index_N=index_N).hash_N
-            shared = np.isin(held.hash_N[held.entry_N == at], seen).sum()
+            mine, forms, texts = held.entry_N == at, [], set()
+            shown = [one for one in learned.levels if one.kind == task.kind]
+            for one in shown:
+                made = examples(one, seed=data_seed, split="train", index_N=index_N)
+                forms += [made.hash_N] * (one.level == task.level)
+                tokens_NT = np.zeros((COMPARED, seq_len), dtype=np.int8)
+                _shift_into(tokens_NT, tokens_NT.copy(), index_N, made.tokens_NT, made.is_answer_NT)
+                texts |= {row.tobytes() for row in tokens_NT}
+            shared = np.isin(held.hash_N[mine], np.concatenate(forms)).sum() if forms else 0
+            n, verbatim = COMPARED * len(shown), sum(row.tobytes() in texts for row in held.tokens_NT[mine])
             found[task.kind, task.level_name] = {
-                "overlap": (float(shared), COMPARED),
+                "overlap": (float(shared), n),
+                "verbatim": (float(verbatim), n),
+                "distinct": (float(len(np.unique(held.hash_N[mine]))), int(mine.sum())),
                 "log2_space": (task.log2_space(), 1),
             }
         return found
@@ -168,14 +180,22 @@ class SyntheticData(TaskData):
     ) -> Scores:
         held = self._set(split, eval_seed, view.seq_len)
         nll_NA, correct_NA = _by_example(held.targets_NT != IGNORE, nll_N, correct_N)
-        levels, solved_N = {}, np.zeros(len(nll_NA))
+        levels, solved_N, wanted = {}, np.zeros(len(nll_NA)), []
         for at, (task, _) in enumerate(self.entries):
             mine = held.entry_N == at
             answered = Answered(nll_NA=nll_NA[mine], correct_NA=correct_NA[mine], kind_N=held.kind_N[mine])
             levels[task.kind, task.level_name] = _level_metrics(task, answered)
             solved_N[mine] = task.solved_N(answered)
-        n = len(nll_N)
-        metrics = {"nll": (float(nll_N.mean()), n), "accuracy": (float(correct_N.mean()), n)}
+            wanted.append(task.as_wanted(answered))
+        # Runs are chosen by this nll, so targets that are to be avoided count as their opposite.
+        metrics = {
+            # NaN stands for no target below, so a model that gives it is told apart here.
+            "nll": (
+                _mean_of(one.nll_NA for one in wanted) if np.isfinite(nll_N).all() else math.nan,
+                len(nll_N),
+            ),
+            "accuracy": (_mean_of(one.correct_NA for one in wanted), len(nll_N)),
+        }
         table = _items(nll_NA, solved_N) if items else no_items()
         return Scores(metrics=metrics, items=table, levels=levels)
 
@@ -228,6 +248,12 @@ def _level_metrics(task: SyntheticTask, answered: Answered) -> dict[str, tuple[f
     worst = {f"worst_of_{m}": (float(exact_NV[:, :m].min(axis=1).mean()), n) for m in sizes}
     nll = float(nll_NV.max(axis=1).mean())
     return {SCORE: worst[f"worst_of_{task.rewrites}"], ANSWER_NLL: (nll, n), **worst}
+
+
+def _mean_of(parts: Iterable[np.ndarray]) -> float:
+    """Mean over all targets of all entries."""
+    flat = np.concatenate([part.ravel() for part in parts])
+    return float(flat[~np.isnan(flat)].mean())
 
 
 def _items(nll_NA: np.ndarray, solved_N: np.ndarray) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from lmbench.probes import LadderRungs
 from lmbench.progress import Progress
 from lmbench.records import ROW_COLUMNS, Records, no_items
 from lmbench.store import Store
+from lmbench.tasks.synthetic import SyntheticTask
 from lmbench.training.record import describe
 from lmbench.training.rescore import evaluate_run
 
@@ -44,34 +45,32 @@ def level_scores(
     return pd.concat(parts, ignore_index=True)
 
 
-def runs_of(rows: pd.DataFrame, task: Config) -> list[str]:
-    """Digests of the runs, among tidy rows of runs, that learned some level of a task's kind."""
-    learned = rows[(rows["split"] == "test") & (rows["task"] == task.kind)]
-    return list(learned["run"].unique())
+class Shift(NamedTuple):
+    """A level that a model knows, and the same with one thing changed."""
 
-
-def shift_scores(
-    rows: pd.DataFrame, tasks: Sequence[Config], *, store: Records, device: str | None = None
-) -> pd.DataFrame:
-    """`level_scores` of each run, whose rows are given, on those of the levels whose task it learned."""
-    asked: dict[tuple[str, ...], tuple[list[str], list[Config]]] = {}
-    for digest in rows["run"].unique():
-        mine = [task for task in tasks if digest in runs_of(rows, task)]
-        key = tuple(f"{task.kind} {task.level_name}" for task in mine)
-        asked.setdefault(key, ([], mine))[0].append(digest)
-    parts = [
-        level_scores(digests, mine, store=store, device=device) for digests, mine in asked.values() if mine
-    ]
-    return pd.concat(parts, ignore_index=True)
+    family: str
+    known: SyntheticTask
+    shifted: SyntheticTask
 
 
 class Shifts(NamedTuple):
     """Levels on which runs are scored, in pairs of a known and a shifted one."""
 
-    families: dict[str, list[tuple[str, str, str]]]
-    """family -> (task, level in distribution, shifted level), as level names."""
-    tasks: tuple[Config, ...]
-    """All levels that are named, each once."""
+    pairs: tuple[Shift, ...]
+
+    @property
+    def families(self) -> dict[str, list[tuple[str, str, str]]]:
+        """family -> (task, level in distribution, shifted level), as level names."""
+        found: dict[str, list[tuple[str, str, str]]] = {}
+        for family, known, shifted in self.pairs:
+            found.setdefault(family, []).append((known.kind, known.level_name, shifted.level_name))
+        return found
+
+    @property
+    def tasks(self) -> tuple[SyntheticTask, ...]:
+        """All levels that are named, each once."""
+        every = [task for pair in self.pairs for task in (pair.known, pair.shifted)]
+        return tuple({(task.kind, task.level_name): task for task in every}.values())
 
 
 def shifts(asked: Sequence[Sequence[Any]], *, n_eval: int | None = None, strict: bool = True) -> Shifts:
@@ -86,44 +85,90 @@ def shifts(asked: Sequence[Sequence[Any]], *, n_eval: int | None = None, strict:
     Raises:
         ValueError: an unknown task or field, or a shift that changes nothing.
     """
-    families: dict[str, list[tuple[str, str, str]]] = {}
-    tasks: dict[tuple[str, str], Config] = {}
+    size, pairs = {} if n_eval is None else {"n_eval": n_eval}, []
     for family, kind, fields, change in asked:
-        size = {} if n_eval is None else {"n_eval": n_eval}
         known, shifted = (make("task", kind, **(fields | more | size)) for more in ({}, change))
         if strict and known.level_name == shifted.level_name:
             raise ValueError(f"the shift {change} of {known.caption} changes nothing that its name tells")
-        tasks |= {(one.kind, one.level_name): one for one in (known, shifted)}
-        families.setdefault(family, []).append((kind, known.level_name, shifted.level_name))
-    return Shifts(families, tuple(tasks.values()))
+        pairs.append(Shift(family, known, shifted))
+    return Shifts(tuple(pairs))
 
 
-def ladders(task: Config, *, store: Records) -> pd.DataFrame:
-    """The score ladder of a synthetic task or of each level of a mixture, kept in the store.
+def runs_of(rows: pd.DataFrame, task: SyntheticTask, *, store: Records) -> list[str]:
+    """Digests of the runs, among tidy rows of runs, that were trained on a level."""
+    wanted = task.as_trained
+    return [digest for digest in rows["run"].unique() if wanted in _learned(digest, store)]
+
+
+def _learned(digest: str, store: Records) -> tuple[SyntheticTask, ...]:
+    run = from_dict("run", store.record(digest)["run"]["config"])
+    return tuple(level.as_trained for level in run.task.levels)
+
+
+def shift_scores(
+    rows: pd.DataFrame, asked: Shifts, *, store: Records, device: str | None = None, strict: bool = True
+) -> pd.DataFrame:
+    """`level_scores` of each run, whose rows are given, on those pairs of which it learned the known level.
+
+    Args:
+        strict: refuse a shifted level that was trained.
+
+    Raises:
+        ValueError: a known level that no run was trained on, or a shifted one that a run was trained on.
+    """
+    groups: dict[tuple[SyntheticTask, ...], list[str]] = {}
+    met: set[Shift] = set()
+    for digest in rows["run"].unique():
+        learned = _learned(digest, store)
+        mine = [pair for pair in asked.pairs if pair.known.as_trained in learned]
+        for _, known, shifted in mine:
+            if strict and shifted.as_trained in learned and shifted.as_trained != known.as_trained:
+                raise ValueError(f"{shifted.caption} is no shift: run {digest} was trained on it")
+        met.update(mine)
+        if mine:
+            groups.setdefault(Shifts(tuple(mine)).tasks, []).append(digest)
+    for pair in asked.pairs:
+        if pair not in met:
+            raise ValueError(f"no run was trained on {pair.known.as_trained.caption}, which is to be shifted")
+    parts = [level_scores(some, tasks, store=store, device=device) for tasks, some in groups.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
+def ladders(tasks: Sequence[Config], *, store: Records) -> pd.DataFrame:
+    """The score ladders of levels, kept in the store.
 
     Columns: task, level, metric ("score" or "answer_nll"), rung ("chance", "bayes" or a shortcut), value.
 
     Raises:
-        ValueError: a task without levels, or a read-only store that lacks the ladder.
+        ValueError: a task without levels, or a read-only store that lacks a ladder.
     """
-    asked = LadderRungs(task=task)
-    if not store.has(asked.digest):
-        if not isinstance(store, Store):
-            raise ValueError(f"the reference results {store.root} lack the ladder of {task.caption}")
-        store.ensure(asked.digest, lambda: _file(asked, store))
-    rows = store.frame([asked.digest])
-    told = rows["metric"].str.split("|", expand=True)
-    return rows[["task", "level"]].assign(metric=told[0], rung=told[1], value=rows["value"])
+    parts = []
+    for task in (level for one in tasks for level in one.levels or (one,)):
+        asked = LadderRungs(task=task)
+        if not store.has(asked.digest):
+            if not isinstance(store, Store):
+                raise ValueError(f"the reference results {store.root} lack the ladder of {task.caption}")
+            store.ensure(asked.digest, lambda asked=asked: _file(asked, store))
+        rows = store.frame([asked.digest])
+        told = rows["metric"].str.split("|", expand=True)
+        kept = rows[["task", "level", "value"]]
+        parts.append(kept.assign(metric=told[0].to_numpy(), rung=told[1].to_numpy()))
+    return pd.concat(parts, ignore_index=True)[["task", "level", "metric", "rung", "value"]]
 
 
 def _file(asked: LadderRungs, store: Store) -> None:
-    if not asked.task.levels:
+    if asked.task.levels != (asked.task,):
         raise ValueError(f"task {asked.task.kind!r} has no levels, so no ladder")
     fixed = dict.fromkeys(ROW_COLUMNS, 0) | {"evaluation": "", "split": "", "n": 1}
     rows = [
-        fixed | {"task": one.kind, "level": one.level_name, "metric": f"{metric}|{rung}", "value": value}
-        for one in asked.task.levels
-        for metric, rung, value in one.ladder().rungs()
+        fixed
+        | {
+            "task": asked.task.kind,
+            "level": asked.task.level_name,
+            "metric": f"{metric}|{rung}",
+            "value": value,
+        }
+        for metric, rung, value in asked.task.scored_ladder().rungs()
     ]
     with store.claim(asked.digest) as folder:
         if folder is not None:

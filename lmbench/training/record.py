@@ -16,7 +16,7 @@ from lmbench.measure.flops import published_flops, train_flops
 from lmbench.models.base import stage_starts
 from lmbench.records import no_items
 from lmbench.run import SCHEMA, Run
-from lmbench.tasks.base import Batch, Scores, TaskData
+from lmbench.tasks.base import Batch, Scores, TaskConfig, TaskData
 from lmbench.training.environment import environment, peak_memory
 
 
@@ -126,6 +126,12 @@ class RunRecord:
         """A point of the capability tracker: levels only, under a split of their own."""
         self._levels("track", step, scores.levels, evaluation.digest)
 
+    def certify(self, data: TaskData, learned: TaskConfig, *, eval_seed: int) -> None:
+        """What the test examples share with those that the run learned from."""
+        seeds = {"data_seed": self.run.data_seed, "eval_seed": eval_seed}
+        found = data.certificate(learned, seq_len=self.run.model.seq_len, **seeds)
+        self._levels("test", self.last_step, found)
+
     def _levels(
         self,
         split: str,
@@ -143,7 +149,7 @@ class RunRecord:
         split = "test" if run.test else "valid"
         self.hashes["evaluation_set"] = data.eval_hash(split, run.protocol, eval_seed=run.eval_seed)
         if run.test:
-            self._levels("test", steps, data.certificate(run))
+            self.certify(data, run.task, eval_seed=run.eval_seed)
         windows = n_sequences(run, steps)
         costs = {
             "parameters": self.n_parameters,

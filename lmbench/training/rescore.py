@@ -139,6 +139,9 @@ def _evaluate_into(evaluation: Evaluation, loaded: Loaded, store: Store, device:
         scores = replace(scores, metrics=scores.metrics | effort)
         record = RunRecord(loaded.run.replace(task=evaluation.task), loaded.model.state_dict(), device)
         record.scores(evaluation, loaded.run.steps, scores)
+        if evaluation.split == "test":
+            record.last_step = loaded.run.steps
+            record.certify(data, loaded.run.task, eval_seed=evaluation.eval_seed)
         store.finish(
             evaluation.digest,
             run=describe(evaluation, label=evaluation.model.name),
