@@ -163,7 +163,7 @@ def test_taking_back_a_right_sum_is_a_false_alarm_even_where_the_answer_is_right
 def test_a_context_that_is_too_short_is_refused():
     task = make("task", "retry")
     model = Player(task, careful)
-    with pytest.raises(ValueError, match="seq_len = 9 is too short: an example of retry level 0 needs 23"):
+    with pytest.raises(ValueError, match="seq_len = 9 is too short: an example of retry level 0 needs 28"):
         recovery_gain(model, task, seq_len=9, **HOW)
     with pytest.raises(ValueError, match="seq_len = 9 is too short"):
         decoded_scores(model, task, seq_len=9, **HOW)

@@ -57,22 +57,49 @@ def onsets(label="ssm", *, task="chain", bounds, metrics=("score", "answer_nll")
 # ------------------------------------------------------------------ points and the ladder
 
 
+def rows_of(run, *, label="ssm", steps=(10, 20, 40), init_seed=0, diverged=None):
+    """Tidy rows of a run: points of both metrics, one beside them, a test score, and where it diverged."""
+    rows = [("track", metric, step, step / 100) for step in steps for metric in ("score", "answer_nll")]
+    rows += [("track", "locus", 10, 0.1), ("test", "score", 40, 0.9)]
+    rows += [("train", "diverged", diverged, float(diverged))] if diverged else []
+    table = pd.DataFrame(rows, columns=["split", "metric", "step", "value"])
+    table["level"] = table["split"].map({"track": "0", "test": "0"}).fillna("")
+    same = {"run": run, "label": label, "init_seed": init_seed, "task": "chain", "n": 1000, "device": "cpu"}
+    return table.assign(tokens=table["step"] * 64, evaluation=run + table["step"].astype(str), **same)
+
+
 def test_the_tracker_s_points_are_its_split_and_both_metrics():
-    rows = pd.DataFrame(
-        [
-            ("track", "locus", 0.1), ("track", "score", 0.2), ("test", "score", 0.3), ("train", "loss", 0.4),
-            ("track", "answer_nll", 0.5),
-        ],
-        columns=["split", "metric", "value"],
-    )  # fmt: skip
+    rows = pd.concat([rows_of("a"), rows_of("b", init_seed=1)])
     points = tracked(rows)
-    assert points["value"].tolist() == [0.2, 0.5] and points.index.tolist() == [0, 1]
+    assert points["run"].tolist() == ["a"] * 6 + ["b"] * 6
+    assert points.index.tolist() == list(range(12))
+    assert points["value"].tolist() == [0.1, 0.1, 0.2, 0.2, 0.4, 0.4] * 2
+    assert set(points["split"]) == {"track"} and set(points["metric"]) == {"score", "answer_nll"}
+    assert points["bytes"].tolist() == [640, 640, 1280, 1280, 2560, 2560] * 2, "a symbol is a byte"
     for lacking in (rows[rows["split"] != "track"], rows[rows["metric"] == "locus"], rows[:0]):
         with pytest.raises(
             ValueError,
             match=r"^the runs hold no tracked points; train them with track = CapabilityTracker\(\.\.\.\)$",
         ):
             tracked(lacking)
+
+
+@pytest.mark.parametrize("seen", [(10, 20), (10,), ()])
+def test_a_run_that_diverged_has_the_rest_of_its_grid_without_values(seen):
+    lost = rows_of("lost", init_seed=7, steps=seen, diverged=25)
+    points = tracked(pd.concat([rows_of("whole"), lost, rows_of("other", label="lstm", steps=(5, 80))]))
+    mine = points[points["run"] == "lost"].sort_values(["metric", "step"], kind="stable")
+    assert mine["step"].tolist() == [10, 20, 40] * 2 and mine["metric"].nunique() == 2
+    assert mine["value"].notna().tolist() == [step in seen for step in (10, 20, 40)] * 2
+    assert set(mine["init_seed"]) == {7} and set(mine["label"]) == {"ssm"} and set(mine["split"]) == {"track"}
+    assert mine["tokens"].tolist() == [640, 1280, 2560] * 2
+    assert len(points) == 6 + 6 + 4 and points.index.tolist() == list(range(16))
+
+
+def test_a_model_of_which_every_run_diverged_is_refused():
+    rows = pd.concat([rows_of("a"), rows_of("b", label="lstm", steps=(10,), diverged=15)])
+    with pytest.raises(ValueError, match="^every run of 'lstm' diverged; lower its learning rates$"):
+        tracked(rows)
 
 
 def test_the_ladder_has_one_row_a_level_with_the_best_of_its_shortcuts():

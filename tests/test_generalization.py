@@ -322,7 +322,8 @@ def test_the_figure_of_families_has_a_panel_each_with_its_members_and_shortcuts(
     assert [text.get_text().strip() for text in fig.axes[1].texts] == ["last value"]
     assert fig.axes[1].texts[0].get_position()[0] == pytest.approx(0.5)  # (0.6 - 0.2) / 0.8
     assert fig.caption == (
-        "Markers are means over 5 seeds, bars their 95% t intervals. Dotted: shortcuts on the shifted level."
+        "Markers are means over 5 seeds, bars their 95% t intervals. "
+        "Dotted: the best shortcut on the shifted level."
     )
     assert "length, chain 3, a 0.50 of 1.00" in fig.alt
     assert fig.svg() == family_panel(rows, pd.concat([LADDER, shortcut]), families=families).svg()

@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 from lmbench.config import discover
 from lmbench.store import Store
 from lmbench.training.execute import run_all
+from lmbench.training.loop import train, train_group
 from lmbench.training.program import Program
+from tests.test_capabilities import points, tracked_run
 from tests.test_groups import three, tiny_run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -93,6 +95,17 @@ def test_compiled_steps_are_as_others(dtype, tolerance, task):
     runs = three(tiny_run(task, options=WIDE, dtype=dtype, schedule="constant"))
     plain, compiled = (advanced(runs, steps=5, compiled=value) for value in (False, True))
     assert furthest(plain.losses_SR[:5], compiled.losses_SR[:5]) < tolerance
+
+
+def test_tracked_points_of_a_captured_group_are_those_of_runs_alone_on_a_cpu():
+    runs = [tracked_run(dtype="float32", steps=12).with_seed(seed) for seed in range(3)]
+    group = train_group(runs, device=torch.device("cuda"))
+    for run, member in zip(runs, group, strict=True):
+        alone, mine = (points(one) for one in (train(run, device=torch.device("cpu")), member))
+        assert mine[["step", "task", "level", "metric"]].equals(alone[["step", "task", "level", "metric"]])
+        apart = (mine["value"] - alone["value"]).abs().max()
+        log.warning("tracked points differ by %.1e", apart)
+        assert apart < 5e-3  # a score of 1,000 examples moves by 0.001 where two logits nearly tie
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

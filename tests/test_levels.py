@@ -1,6 +1,5 @@
 """Levels that stand in the store: named shifts, scores of finished runs on them, and their ladders."""
 
-import pandas as pd
 import pytest
 
 from lmbench.config import make
@@ -93,9 +92,15 @@ def test_a_shift_that_changes_nothing_is_refused_unless_it_is_a_point_of_a_curve
 @pytest.mark.parametrize(
     "row, said",
     [
-        (["x", "chian", {}, {"level": 1}], "unknown task 'chian'.*did you mean 'chain'"),
-        (["x", "chain", {"levle": 1}, {"level": 2}], "'levle'.*did you mean 'level'"),
-        (["x", "chain", {}, {"name": "first"}], "'name'.*did you mean 'names'"),
+        (["x", "chian", {}, {"level": 1}], "unknown task 'chian'; .* Did you mean 'chain'"),
+        (
+            ["x", "chain", {"levle": 1}, {"level": 2}],
+            "unknown field of task 'chain' 'levle'; .* Did you mean 'level'",
+        ),
+        (
+            ["x", "chain", {}, {"name": "first"}],
+            "unknown field of task 'chain' 'name'; .* Did you mean 'names'",
+        ),
         (["x", "chain", {}, {"level": 9}], "level = 9 is not accepted: chain has levels 0 to 5"),
         (["x", "chain", {"level": 1}], r"a shift is \[family, task, fields, changed fields\], got \['x', "),
     ],
@@ -109,17 +114,15 @@ def test_what_is_no_shift_is_refused_in_one_sentence(row, said):
 # ------------------------------------------------------------------ scores of finished runs
 
 
-def test_runs_that_learned_a_task_are_those_tested_on_it():
-    rows = pd.DataFrame(
-        [
-            ("a", "test", "chain"), ("a", "test", "recall"), ("b", "test", "mixture"), ("b", "test", "chain"),
-            ("c", "track", "chain"), ("c", "test", "recall"), ("a", "test", "chain"),
-        ],
-        columns=["run", "split", "task"],
-    )  # fmt: skip
-    assert runs_of(rows, CHAIN) == ["a", "b"]
-    assert runs_of(rows, RECALL.replace(level=2)) == ["a", "c"]
-    assert runs_of(rows, make("task", "copy")) == []
+def test_runs_of_a_level_are_those_trained_on_it_however_it_is_scored(trained):
+    store, rows, digests = trained
+    every, mixed = list(digests.values()), [digests["both"], digests["again"]]
+    assert runs_of(rows, CHAIN, store=store) == every
+    assert runs_of(rows, CHAIN.replace(n_eval=7, rewrites=3), store=store) == every
+    assert runs_of(rows[rows["run"] != digests["both"]], CHAIN, store=store) == every[1:]
+    assert runs_of(rows, RECALL, store=store) == mixed
+    for other in (CHAIN.replace(level=1), CHAIN.replace(names="first"), make("task", "copy")):
+        assert runs_of(rows, other, store=store) == []
 
 
 def test_scores_of_several_runs_carry_their_own_digest_label_and_seed(trained):
@@ -127,16 +130,14 @@ def test_scores_of_several_runs_carry_their_own_digest_label_and_seed(trained):
     asked = [CHAIN.replace(names="second"), CHAIN.replace(level=1)]
     found = level_scores(list(digests.values()), asked, store=store, device="cpu", progress=False)
     scores = found[found["metric"] == "score"]
+    runs = (("both", "transformer", 0), ("again", "transformer", 3), ("chain", "lstm", 5))
     assert scores[["run", "label", "init_seed", "level"]].to_numpy().tolist() == [
         [digests[name], label, seed, level]
-        for name, label, seed in (
-            ("both", "transformer", 0),
-            ("again", "transformer", 3),
-            ("chain", "lstm", 5),
-        )
+        for name, label, seed in runs
         for level in ("0, names=second", "1")
     ]
-    assert set(found["task"]) == {"chain"} and set(found["split"]) == {"test"} and set(found["n"]) == {20}
+    assert set(found["task"]) == {"chain"} and set(found["split"]) == {"test"} and set(scores["n"]) == {20}
+    assert set(found[found["metric"] == "overlap"]["value"]) == {0}
     nll = found[found["metric"] == "answer_nll"]["value"]
     assert nll.nunique() == 6, "each run has scores of its own"
     valid = level_scores([digests["both"]], asked, store=store, split="valid", device="cpu", progress=False)
@@ -152,30 +153,51 @@ def test_levels_are_scored_once(trained, monkeypatch):
     assert level_scores([digests["both"]], asked, store=store, progress=False).equals(first)
 
 
-def test_a_run_is_scored_on_levels_of_what_it_learned_only(trained):
+def test_a_run_is_scored_on_the_pairs_whose_known_level_it_learned(trained):
     store, rows, digests = trained
-    asked = [RECALL.replace(names="second"), CHAIN.replace(names="second"), CHAIN.replace(names="first")]
+    asked = shifts([["names", "recall", {}, {"names": "second"}], ["names", "chain", {}, {"names": "second"}],
+                    ["surface", "chain", {}, {"surface": "question"}]], n_eval=20)  # fmt: skip
     found = shift_scores(rows, asked, store=store, device="cpu")
     by_run = found[found["metric"] == "score"].groupby("run")[["task", "level"]].agg(list)
-    both = (["recall", "chain", "chain"], ["0, names=second", "0, names=second", "0, names=first"])
-    assert tuple(by_run.loc[digests["both"]]) == tuple(by_run.loc[digests["again"]]) == both
-    assert tuple(by_run.loc[digests["chain"]]) == (["chain", "chain"], ["0, names=second", "0, names=first"])
-    alone = level_scores([digests["again"]], asked, store=store, device="cpu", progress=False)
+    chain = ["0", "0, names=second", "0, surface=question"]
+    for name in ("both", "again"):
+        assert list(by_run.loc[digests[name]]) == [["recall"] * 2 + ["chain"] * 3, [*chain[:2], *chain]]
+    assert list(by_run.loc[digests["chain"]]) == [["chain"] * 3, chain]
+    alone = level_scores([digests["again"]], asked.tasks, store=store, device="cpu", progress=False)
     mine = found[found["run"] == digests["again"]].reset_index(drop=True)
     assert mine[["metric", "value"]].equals(alone[["metric", "value"]])
+    assert set(mine["init_seed"]) == {3} and set(mine["label"]) == {"transformer"}
 
 
 def test_a_run_that_learned_none_of_the_levels_is_left_out(trained):
     store, rows, digests = trained
-    found = shift_scores(rows, [RECALL.replace(level=1)], store=store, device="cpu")
+    asked = shifts([["names", "recall", {}, {"names": "second"}]], n_eval=20)
+    found = shift_scores(rows, asked, store=store, device="cpu")
     assert set(found["run"]) == {digests["both"], digests["again"]}
-    assert set(found["init_seed"]) == {0, 3}
 
 
-def test_levels_that_no_run_learned_are_refused(trained):
-    store, rows, _ = trained
-    with pytest.raises(ValueError, match="^none of the 3 runs learned any of the tasks copy, sort$"):
-        shift_scores(rows, [make("task", "copy"), make("task", "sort")], store=store, device="cpu")
+def test_a_level_that_no_run_learned_is_not_shifted(trained):
+    store, rows, digests = trained
+    asked = shifts([["length", "chain", {}, {"level": 1}], ["length", "recall", {}, {"level": 1}]], n_eval=20)
+    alone = rows[rows["run"] == digests["chain"]]
+    with pytest.raises(ValueError, match="^no run was trained on recall level 0, which is to be shifted$"):
+        shift_scores(alone, asked, store=store, device="cpu")
+    with pytest.raises(ValueError, match="^no run was trained on chain level 1, which is to be shifted$"):
+        shift_scores(rows, shifts([["length", "chain", {"level": 1}, {"level": 2}]]), store=store)
+
+
+def test_a_level_that_was_trained_is_no_shift(tmp_path):
+    store, tasks = Store(tmp_path), (CHAIN, CHAIN.replace(level=1))
+    run = small_run(make("task", "mixture", tasks=tasks))
+    rows = run_all([run], store=store, device="cpu", progress=False)
+    asked = shifts([["length", "chain", {}, {"level": 1}]], n_eval=20)
+    with pytest.raises(ValueError, match=f"^chain level 1 is no shift: run {run.digest} was trained on it$"):
+        shift_scores(rows, asked, store=store, device="cpu")
+    found = shift_scores(rows, asked, store=store, device="cpu", strict=False)
+    assert found[found["metric"] == "score"]["level"].tolist() == ["0", "1"]
+    rewritten = shifts([["robustness", "chain", {}, {"rewrites": 2}]], n_eval=20)
+    found = shift_scores(rows, rewritten, store=store, device="cpu")
+    assert found[found["metric"] == "score"]["level"].tolist() == ["0", "0, rewrites=2"], "a way of scoring"
 
 
 def test_a_level_that_is_longer_than_the_context_is_refused(trained):
@@ -191,36 +213,43 @@ def test_a_level_that_is_longer_than_the_context_is_refused(trained):
 def test_the_ladder_of_a_mixture_is_that_of_each_level(tmp_path):
     store = Store(tmp_path)
     tasks = (make("task", "chain", level=1), make("task", "chain", names="first"), RECALL)
-    table = ladders(make("task", "mixture", tasks=tasks), store=store)
+    table = ladders([make("task", "mixture", tasks=tasks[:2]), tasks[2]], store=store)
     assert list(table) == ["task", "level", "metric", "rung", "value"]
     assert list(table.itertuples(index=False, name=None)) == [
         (task.kind, task.level_name, *rung) for task in tasks for rung in task.ladder().rungs()
     ]
     chain = table[(table["level"] == "1") & (table["metric"] == "score")].set_index("rung")["value"]
-    assert chain.to_dict() == pytest.approx({"chance": 1 / 7, "bayes": 1.0, "some_literal": 1 / 2 + 1 / 14})
+    assert (chain["chance"], chain["bayes"]) == pytest.approx((1 / 7, 1)) and len(chain) > 2
+
+
+def test_the_ladder_of_rewrites_is_that_of_their_worst(tmp_path):
+    table = ladders([make("task", "chain", level=1, rewrites=3)], store=Store(tmp_path))
+    assert set(table["level"]) == {"1, rewrites=3"}
+    score = table[table["metric"] == "score"].set_index("rung")["value"]
+    assert score.to_dict() == pytest.approx({"chance": 7**-3, "bayes": 1.0})
 
 
 def test_a_ladder_of_one_level_is_filed_once(tmp_path, monkeypatch):
     store = Store(tmp_path)
-    table = ladders(CHAIN, store=store)
+    table = ladders([CHAIN], store=store)
     assert set(table["level"]) == {"0"} and len(store.digests()) == 1
     monkeypatch.setattr(levels, "_file", never)
-    assert ladders(CHAIN, store=store).equals(table)
+    assert ladders([CHAIN], store=store).equals(table)
 
 
 def test_reference_results_tell_the_ladders_that_they_hold(tmp_path):
     store = Store(tmp_path / "local")
-    table = ladders(CHAIN, store=store)
+    table = ladders([CHAIN], store=store)
     pack(store.used, [store], tmp_path / "reference")
     reference = Reference(tmp_path / "reference")
-    assert ladders(CHAIN, store=reference).equals(table)
+    assert ladders([CHAIN], store=reference).equals(table)
     with pytest.raises(
         ValueError, match="^the reference results .*reference lack the ladder of recall level 0$"
     ):
-        ladders(RECALL, store=reference)
+        ladders([RECALL], store=reference)
 
 
 def test_a_task_without_levels_has_no_ladder(task, store):
     with pytest.raises(ValueError, match="^task 'text' has no levels, so no ladder$"):
-        ladders(task, store=store)
+        ladders([task], store=store)
     assert store.digests() == []

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -31,6 +30,11 @@ def onsets(cells, **fixed):
 def of(**capabilities):
     """Onsets of one model; each capability is a task's level 0."""
     return onsets({("ssm", task, "0"): bounds for task, bounds in capabilities.items()})
+
+
+def at(*times):
+    """Intervals of a grid whose steps grow by a quarter."""
+    return [(time, 1.25 * time) for time in times]
 
 
 def only(table):
@@ -120,7 +124,7 @@ def test_onsets_of_another_unit_metric_or_threshold_do_not_count(asked):
 
 def test_neighbours_are_compared_by_the_ratio_of_each_run():
     # Four, two and eight times later: the logs are 2, 1 and 3 ln 2.
-    row = only(order_table(of(chain=[(10, 20), (20, 40), (10, 20)], recall=[(40, 80), (40, 80), (80, 160)])))
+    row = only(order_table(of(chain=at(10, 20, 10), recall=at(40, 40, 80))))
     assert (row["first"], row["then"], row["n"]) == ("chain 0", "recall 0", 3)
     half = math.exp(T_95 * LN2 / math.sqrt(3))
     assert (row["ratio"], row["low"], row["high"]) == pytest.approx((4, 4 / half, 4 * half))
@@ -130,32 +134,42 @@ def test_neighbours_are_compared_by_the_ratio_of_each_run():
 
 def test_what_seeds_share_does_not_blur_a_paired_ratio():
     """Times differ a thousandfold between seeds, ratios little; no order of the rows changes that."""
-    scale = np.array([1.0, 30.0, 1000.0])
-    chain = [(10 * x, 20 * x) for x in scale]
-    recall = [(40 * x * f, 80 * x * f) for x, f in zip(scale, (0.5, 1, 2), strict=True)]
-    rows = of(chain=chain, recall=recall)
+    rows = of(chain=at(10, 300, 10_000), recall=at(20, 1200, 80_000))
     half = math.exp(T_95 * LN2 / math.sqrt(3))
     for order in (rows, rows[::-1], rows.sample(frac=1, random_state=0)):
         row = only(order_table(order))
         assert (row["ratio"], row["low"]) == pytest.approx((4, 4 / half))
 
 
-def test_seeds_that_agree_up_to_the_grid_are_not_certain():
+@pytest.mark.parametrize("chain", [at(10, 10, 10), at(10, 30, 17)])
+def test_seeds_that_agree_up_to_the_grid_are_not_certain(chain):
     """Each ratio is 2, to the last digit or nearly so: what the grid leaves open decides, not rounding."""
-    grids = {
-        "alike": [(10, 20), (10, 20), (10, 20)],
-        "rounded": [(10, 20), (30, 60), (17, 34)],
-    }
-    found = [
-        only(order_table(of(chain=bounds, recall=[(2 * low, 2 * high) for low, high in bounds])))
-        for bounds in grids.values()
-    ]
-    # Both times are known to ln 2 / sqrt(12).
-    t = LN2 / (LN2 * math.sqrt(2 / 12) / math.sqrt(3))
-    for row in found:
-        assert row["ratio"] == pytest.approx(2)
-        assert row["p"] == pytest.approx(1 - t / math.sqrt(t**2 + 2))
-        assert row["low"] < 1 < row["high"]
+    row = only(order_table(of(chain=chain, recall=[(2 * low, 2 * high) for low, high in chain])))
+    error = math.log(1.25) * math.sqrt(2 / 12) / math.sqrt(3)  # both times are known to ln 1.25 / sqrt(12)
+    assert (row["ratio"], row["low"]) == pytest.approx((2, 2 * math.exp(-T_95 * error)))
+    t = LN2 / error
+    assert row["p"] == pytest.approx(1 - t / math.sqrt(t**2 + 2))
+
+
+def test_times_that_are_known_to_wide_intervals_have_a_sign_test_and_no_ratio():
+    chain, recall = [(10, 15)] * 3, [(40, 60)] * 3
+    assert only(order_table(of(chain=chain, recall=recall)))["ratio"] == pytest.approx(4)
+    row = only(order_table(of(chain=chain, recall=[(40, 60), (40, 60), (40, 61)])))
+    assert math.isnan(row["ratio"]) and row["p"] == pytest.approx(2 / 2**3)
+
+
+def test_the_estimate_decides_which_of_two_came_first():
+    """Medians say chain before recall, the ratios of the runs say recall before chain."""
+    row = only(order_table(of(chain=at(100, 100, 4000), recall=at(110, 110, 40))))
+    assert (row["first"], row["then"]) == ("recall 0", "chain 0")
+    mean = (1.1 * 1.1 / 100) ** (1 / 3)
+    assert row["ratio"] == pytest.approx(1 / mean)
+    assert row["low"] < row["ratio"] < row["high"]
+    # The same by signs: medians of 20 and 25, but recall is earlier in two of three runs.
+    chain, recall = [(0, 4), (19, 20), (29, 30)], [(24, 25), (17, 18), (27, 28)]
+    assert onset_table(of(chain=chain, recall=recall))["task"].tolist() == ["chain", "recall"]
+    row = only(order_table(of(chain=chain, recall=recall)))
+    assert (row["first"], row["then"], row["p"]) == ("recall 0", "chain 0", 1)
 
 
 def test_neighbours_are_neighbours_in_time_whatever_their_names():
@@ -210,8 +224,8 @@ def test_p_values_are_adjusted_over_the_whole_table():
 # ------------------------------------------------------------------ in words
 
 FAR = {
-    "chain": [(10, 20), (20, 40), (10, 20), (20, 40)],
-    "recall": [(160, 320), (320, 640), (80, 160), (320, 640)],
+    "chain": at(16, 20, 16, 20),
+    "recall": at(160, 320, 80, 320),
 }
 
 
@@ -219,8 +233,8 @@ def test_a_decided_order_is_told_with_its_medians():
     rows = of(**FAR, route=[(1280, NEVER)] * 4)
     assert order_table(rows)["p_holm"].item() < 0.05
     assert order_sentences(rows) == [
-        "ssm: in order of their medians chain 0 (10.0 to 20.0 steps, 4 of 4), "
-        "recall 0 (160 to 320 steps, 4 of 4); not reached by 1.28 k steps: route 0; "
+        "ssm: in order of their medians chain 0 (16.0 to 20.0 steps, 4 of 4), "
+        "recall 0 (160 to 200 steps, 4 of 4); not reached by 1.28 k steps: route 0; "
         "decided between neighbours: chain 0 before recall 0."
     ]
 
@@ -254,8 +268,12 @@ def test_a_capability_of_one_seed_is_told_without_an_order():
 
 
 @pytest.mark.parametrize(
-    "unit, said", [("tokens", "40.0 tokens"), ("flops", "40.0 training FLOPs"), ("seconds", "40.0 seconds")]
-)
+    "unit, said",
+    [
+        ("tokens", "40.0 tokens"), ("bytes", "40.0 bytes"), ("flops", "40.0 training FLOPs"),
+        ("seconds", "40.0 seconds"),
+    ],
+)  # fmt: skip
 def test_times_are_told_in_their_unit(unit, said):
     rows = of(chain=[(20, 40)] * 2).assign(unit=unit)
     assert order_sentences(rows, unit=unit) == [

@@ -86,6 +86,22 @@ def test_splits_share_no_canonical_form_whatever_the_seeds(kind, level):
         assert not np.isin(held.hash_N, train).any() and (split_of(held.hash_N) == split).all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_however_many_workers_share_the_work_they_make_the_same_examples(kind):
+    """And none of them, whatever its seed, makes a training example of a test form."""
+    task, rng = make("task", kind), np.random.default_rng(sum(map(ord, kind)))
+    for _ in range(3):
+        seed, workers, n = int(rng.integers(2**62)), int(rng.integers(2, 9)), 300
+        whole = examples(task, seed=seed, split="train", index_N=np.arange(n))
+        for at in range(workers):
+            mine = np.arange(at, n, workers)
+            part = examples(task, seed=seed, split="train", index_N=mine)
+            assert (part.hash_N == whole.hash_N[mine]).all()
+            assert (part.tokens_NT == whole.tokens_NT[mine, : part.tokens_NT.shape[1]]).all()
+        held = examples(task, seed=int(rng.integers(2**62)), split="test", index_N=np.arange(n))
+        assert not np.isin(held.hash_N, whole.hash_N).any()
+
+
 @pytest.mark.parametrize("surface", ["statement", "question"])
 @pytest.mark.parametrize("kind, level", LEVELS)
 def test_the_oracle_scores_the_bayes_value(kind, level, surface):

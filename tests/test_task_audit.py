@@ -20,7 +20,7 @@ FAR = 4.5  # standard errors
 class Small(Audit):
     """Few enough examples to write down all."""
 
-    LEVELS = (Setting(2, 3),)
+    LEVELS = (Setting(2, 3), Setting(3, 5))
 
 
 def drawn(task, *, n=N):
@@ -61,7 +61,8 @@ def near(value, expected):
     ],
 )
 def test_the_solver_finds_the_wrong_step_and_the_right_sum(body, answer):
-    assert make("task", "audit").solve(body.split(), []) == answer.split()
+    """Mod 5."""
+    assert Small(level=1).solve(body.split(), []) == answer.split()
 
 
 @pytest.mark.parametrize("level", range(len(Audit.LEVELS)))
@@ -76,7 +77,7 @@ def test_at_most_one_step_is_wrong_and_none_is_as_likely_as_each_place(level):
 
 def test_every_right_sum_is_as_likely_whatever_the_place():
     found = Counter(tuple(answer) for _, _, answer in drawn(make("task", "audit")))
-    assert len(found) == 4 * 5 and all(near(count / N, 1 / 20) for count in found.values())
+    assert len(found) == 4 * 7 and all(near(count / N, 1 / 28) for count in found.values())
 
 
 def always_ok(body, rng):
@@ -94,20 +95,37 @@ def place_only(modulus):
     return strategy
 
 
+def total_only(modulus):
+    def strategy(body, rng):
+        steps, sums = shown(body)
+        if sum(steps) % modulus == sums[-1]:
+            return ["OK", body[-1]]
+        place = int(rng.integers(1, len(steps) + 1))
+        return [str(place), str(sum(steps[:place]) % modulus)]
+
+    return strategy
+
+
 @pytest.mark.parametrize("level", [0, 2, 5])
 def test_shortcuts_score_their_rungs(level):
     task = make("task", "audit", level=level)
     rungs, modulus = task.ladder().score, task.settings.modulus
-    assert near(share(always_ok, task), rungs["always_ok"])
-    assert near(share(place_only(modulus), task), rungs["place_only"])
+    strategies = {
+        "always_ok": always_ok,
+        "total_only": total_only(modulus),
+        "place_only": place_only(modulus),
+    }
+    assert set(rungs) == {*strategies, "chance", "bayes"}
+    for name, strategy in strategies.items():
+        assert near(share(strategy, task), rungs[name]), name
 
 
 def test_chance_is_one_of_n_plus_1_places_times_one_of_p_sums():
     ladder = make("task", "audit", level=0).ladder()
-    assert ladder.score["chance"] == pytest.approx(1 / (4 * 5))
-    assert ladder.answer_nll["chance"] == pytest.approx(math.log(20))
-    assert ladder.score["always_ok"] == 1 / 4
-    assert [len(ids) for ids in make("task", "audit", level=0).choices()] == [4, 5]
+    assert ladder.score["chance"] == pytest.approx(1 / (4 * 7))
+    assert ladder.answer_nll["chance"] == pytest.approx(math.log(28))
+    assert ladder.score["always_ok"] == 1 / 4 and ladder.score["total_only"] == pytest.approx(2 / 4)
+    assert [len(ids) for ids in make("task", "audit", level=0).choices()] == [4, 7]
 
 
 def test_the_space_is_that_of_all_examples_written_down():

@@ -213,3 +213,30 @@ def test_held_out_depth_needs_a_deeper_level():
 def test_an_unknown_split_is_refused_with_those_accepted():
     with pytest.raises(ValueError, match="'random', 'pair', 'depth' or 'divergence'"):
         make("task", "compose", split_by="pairs")
+
+
+def test_an_example_has_one_writing():
+    with pytest.raises(ValueError, match="rewrites = 2 is not accepted: compose is scored in at most 1"):
+        make("task", "compose", rewrites=2)
+
+
+# ---------------------------------------------------------------- what may be scored
+
+
+def test_what_is_held_out_changes_nothing_that_is_trained_on():
+    task = make("task", "compose", level=1, **HELD)
+    assert task.as_trained == task.replace(held_out=False)
+    assert texts(task, split="train", n=100) == texts(task.as_trained, split="train", n=100)
+
+
+def test_strings_that_one_table_holds_out_are_trained_on_under_another():
+    """Which is why scoring across tables is refused, and across levels of one table is not."""
+    learned, scored = make("task", "compose", level=1), make("task", "compose", level=1, **HELD)
+    trained = {row[:2] for row in texts(learned, split="train", n=20_000)}
+    held = {row[:2] for row in texts(scored)}
+    assert len(held & trained) > 0.8 * len(held)
+    assert learned.conflict(scored) == (
+        "split_by = 'pair' scores what training with split_by = 'random' may have shown; accepted: "
+        "split_by = 'random'"
+    )
+    assert scored.conflict(scored.replace(level=2, held_out=False)) == ""

@@ -122,6 +122,7 @@ def test_training_is_the_same_whatever_is_scored():
     other = plain.replace(shots=3, rules="held_out")
     assert texts(plain, split="train", n=50) == texts(other, split="train", n=50)
     assert other.level_name == "0, shots=3, rules=held_out"
+    assert other.as_trained == plain
 
 
 # ---------------------------------------------------------------- ladder and space
@@ -185,9 +186,10 @@ def test_every_rung_is_what_its_strategy_scores(level, shots, rules):
             assert ladder.answer_nll.get(name, math.inf) == pytest.approx(nats[name]), name
 
 
+@pytest.mark.parametrize("shots", [None, 0, 1, 4])
 @pytest.mark.parametrize("level", [0, 1, 2])
-def test_the_space_is_counted(level):
-    task = Small(level=level)
+def test_the_space_is_counted_of_the_shots_that_are_shown(level, shots):
+    task = Small(level=level, shots=shots)
     forms = {
         (query, tuple(sorted((x, label_X[x]) for x in drawn)))
         for _, label_X, query, drawn in every_episode(task)

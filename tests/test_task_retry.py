@@ -20,7 +20,7 @@ LEVELS = range(len(Retry.LEVELS))
 class Small(Retry):
     """Few enough examples to write down all."""
 
-    LEVELS = (Setting(3, 3, 0.5),)
+    LEVELS = (Setting(3, 3, 0.5), Setting(4, 5, 0.25))
 
 
 def drawn(task, *, split="test", n=N):
@@ -45,7 +45,8 @@ def played(task, strategy):
         found.append(row + [np.nan] * (2 - len(row)))
         kinds.append(kind)
     correct = np.array(found)
-    answered = Answered(nll_NA=correct * 0, correct_NA=correct, kind_N=np.array(kinds))
+    nll = np.where(correct == 0, np.inf, correct * 0)
+    answered = Answered(nll_NA=nll, correct_NA=correct, kind_N=np.array(kinds))
     return task.metrics(answered)
 
 
@@ -85,7 +86,7 @@ BODY = [":", "3", ">", "4", ":", "1", "&", "0"]  # sums mod 5: 3 2 3 3
     [("", "3"), ("3", "2"), ("3 0", "BACK"), ("3 0 BACK", "2"), ("3 0 BACK 2 3 3", "<eos>"), ("1", "BACK")],
 )
 def test_the_best_reply_takes_back_what_is_wrong_and_nothing_else(said, symbol):
-    assert make("task", "retry").reply(BODY, [], said.split()) == symbol
+    assert Small(level=1).reply(BODY, [], said.split()) == symbol
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_the_best_reply_takes_back_what_is_wrong_and_nothing_else(said, symbol):
     ],
 )
 def test_an_answer_counts_by_the_last_of_the_sums_that_stand(said, is_right):
-    assert make("task", "retry").judge(BODY, [], said.split()) is is_right
+    assert Small(level=1).judge(BODY, [], said.split()) is is_right
 
 
 def test_back_takes_away_one_symbol_each():
@@ -172,30 +173,62 @@ def test_strategies_score_their_rungs(level, rung, strategy):
 
 
 def test_chance_is_worked_out_by_hand():
-    """Mod 5, BACK or a sum: R = 1/6 * 1/5, F = 1/6."""
-    ladder = make("task", "retry").ladder()
+    """Mod 5, BACK or a sum: R = 1/6 * 1/5, F = 1/6; ln 30 of recovering, ln 6/5 of no BACK."""
+    ladder = Small(level=1).ladder()
     assert ladder.score["chance"] == pytest.approx(1 / 30 - 1 / 6)
     assert ladder.score["always_back"] == pytest.approx(1 / 5 - 1)
     assert ladder.score["never_back"] == 0 and ladder.score["detect_only"] == 1 / 4
-    assert ladder.answer_nll["chance"] == pytest.approx(math.log(30))
+    assert ladder.answer_nll == {"chance": pytest.approx(math.log(30) + math.log(6 / 5)), "bayes": 0}
 
 
-def test_nats_are_those_of_recovering_and_solved_turns_false_alarms_round():
+def test_nats_are_of_recovering_and_of_no_false_alarm_and_solved_turns_those_round():
+    """BACK has 3/4 of the probability after one right sum and 1/2, 0, 0 after the others."""
     correct = np.array([[1, 1], [1, 0], [1, np.nan], [0, np.nan], [0, np.nan], [0, np.nan]])
-    nll = np.array([[1.0, 2.0], [3.0, 4.0], [50, np.nan], [50, np.nan], [50, np.nan], [50, np.nan]])
+    back = [math.log(4 / 3), math.log(2), np.inf, 50]
+    nll = np.array([[1.0, 2.0], [3.0, 4.0], *([nats, np.nan] for nats in back)])
     answered = Answered(nll_NA=nll, correct_NA=correct, kind_N=np.array([1, 1, 0, 0, 0, 0]))
     task = make("task", "retry")
-    assert task.metrics(answered) == {
+    wanted = task.as_wanted(answered)
+    assert wanted.nll_NA[:2].tolist() == [[1, 2], [3, 4]]
+    assert wanted.nll_NA[2:, 0] == pytest.approx([math.log(4), math.log(2), 0, 0])
+    found = task.metrics(answered)
+    assert found.pop("answer_nll") == (pytest.approx(5 + math.log(8) / 4), 6)
+    assert found == {
         "score": (0.25, 6),
-        "answer_nll": (5.0, 2),
         "recovery": (0.5, 2),
         "false_alarm": (0.25, 4),
     }
     assert task.solved_N(answered).tolist() == [1, 0, 0, 1, 1, 1]
 
 
-def test_a_slip_is_never_the_right_sum():
+def test_always_saying_back_is_not_blessed_by_the_nats():
+    """After right sums as after wrong ones, surely: worse than chance, and finite."""
+    answered = Answered(
+        nll_NA=np.array([[0.0, math.log(5)], [0.0, np.nan]]),
+        correct_NA=np.array([[1, 0], [1, np.nan]]),
+        kind_N=np.array([1, 0]),
+    )
+    nats, _ = make("task", "retry").metrics(answered)["answer_nll"]
+    assert 15 < nats - math.log(5) < 17
+
+
+def test_a_guesser_has_the_nats_of_chance():
     task = make("task", "retry")
+    p = task.settings.modulus
+    nll = np.log(np.array([[p + 1, p], [p + 1, np.nan]]))
+    answered = Answered(nll_NA=nll, correct_NA=np.exp(-nll), kind_N=np.array([1, 0]))
+    found = task.metrics(answered)
+    assert found["answer_nll"][0] == pytest.approx(task.ladder().answer_nll["chance"])
+    assert found["score"][0] == pytest.approx(task.ladder().score["chance"])
+
+
+def test_an_example_is_written_once_as_its_score_is_a_difference():
+    with pytest.raises(ValueError, match="rewrites = 2 is not accepted: retry is scored in at most 1"):
+        make("task", "retry", rewrites=2)
+
+
+def test_a_slip_is_never_the_right_sum():
+    task = Small(level=1)
     for said in ([], ["3"], ["3", "1", "BACK"], task.solve(BODY, [])):
         right = task.sums(BODY)[min(len(standing(said)), 3)]
         assert sorted([right, *(task.slip(BODY, said, off=off) for off in range(1, 5))]) == list("01234")

@@ -223,6 +223,11 @@ def test_the_score_is_that_of_the_weaker_kind_however_many_there_are():
     assert found["score"] == (0.5, 2) and found["answer_nll"] == (2.0, 8)
 
 
+def test_an_example_is_written_once_as_its_score_is_of_the_weaker_kind():
+    with pytest.raises(ValueError, match="rewrites = 2 is not accepted: scm is scored in at most 1"):
+        make("task", "scm", rewrites=2)
+
+
 @pytest.mark.parametrize("kind", ["scm", "retry"])
 def test_too_few_examples_for_both_kinds_are_refused(kind):
     one = Answered(nll_NA=np.zeros((1, 1)), correct_NA=np.ones((1, 1)), kind_N=np.zeros(1, dtype=int))

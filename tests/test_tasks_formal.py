@@ -12,6 +12,7 @@ from lmbench.tasks.addition import Addition
 from lmbench.tasks.brackets import Brackets, Setting
 from lmbench.tasks.copying import Copy
 from lmbench.tasks.draws import Draws, mixed
+from lmbench.tasks.examples import examples, parse
 from lmbench.tasks.lengths import Lengths, LengthTask, share_in_order
 from lmbench.tasks.modsum import ModSum, P
 from lmbench.tasks.parity import Parity
@@ -120,6 +121,34 @@ def test_shortcuts_score_their_rungs_when_run(cls):
         score = np.mean([say(body, rng) == answer for body, answer in made])
         error = math.sqrt(rungs[name] * (1 - rungs[name]) / len(made))
         assert abs(score - rungs[name]) < FAR * error, name
+
+
+def alike(task):
+    """Chance that two examples have the same form: what one over the number of forms is where all are
+    equally likely."""
+    counts = np.unique(drawn(task, 60_000).form_NC, axis=0, return_counts=True)[1].astype(float)
+    return (counts * (counts - 1)).sum() / (60_000 * 59_999)
+
+
+@pytest.mark.parametrize("cls", SMALL)
+def test_rungs_and_lengths_hold_on_the_test_split_of_the_easiest_level(cls):
+    """It holds one in twenty of the forms, so it errs by their number as well as by that of examples."""
+    task, rng, n = make("task", cls.kind), random.Random(0), 2000
+    made = examples(task, seed=0, split="test", index_N=np.arange(n))
+    found = [parse(row, surface="statement") for row in spelled(made.tokens_NT)]
+    assert len(np.unique(made.hash_N)) >= 100
+    variance = 1 / n + alike(task) / 0.05
+
+    def is_near(shares, expected):
+        return abs(np.mean(shares) - expected) < FAR * math.sqrt(expected * (1 - expected) * variance)
+
+    rungs = task.ladder().score
+    for name, say in SHORTCUTS[cls].items():
+        assert is_near([say(body, rng) == answer for body, _, answer in found], rungs[name]), name
+    lengths = [(len(body) - 1) // 2 if cls is Addition else len(body) for body, _, _ in found]
+    shortest, longest = task.settings[:2]
+    for at in range(shortest, longest + 1):
+        assert is_near(np.array(lengths) == at, 1 / (longest - shortest + 1)), at
 
 
 @pytest.mark.parametrize("cls", SMALL)
@@ -244,6 +273,32 @@ def test_brackets_nest_and_never_exceed_their_depth(level):
         depth = np.cumsum([1 if symbol in "([{<" else -1 for symbol in body])
         assert depth.min() >= 0 and depth.max() <= task.settings.deepest
         assert depth[-1] == len(answer) - 1 >= 1 and task.solve(body, []) == answer
+
+
+@pytest.mark.parametrize("kind", ["copy", "reverse"])
+def test_strings_of_all_letters_and_of_half_an_alphabet_are_split_differently(kind):
+    """So neither may be scored on weights that learned the other; the halves share their splits."""
+    whole, half = make("task", kind), make("task", kind, names="first")
+    assert whole.conflict(half) == (
+        "strings are split modulo 13 with names = 'first', so that some were trained on modulo 26 with "
+        "names = 'all'"
+    )
+    assert "modulo 26 with names = 'all'" in half.conflict(whole)
+    assert (
+        half.conflict(half.replace(names="second")) == "" == whole.conflict(whole.replace(surface="question"))
+    )
+    assert whole.conflict(half.replace(level=1)) == "", "no length is of two levels"
+
+
+def test_other_tasks_with_names_take_their_form_without_the_alphabet():
+    parity = make("task", "parity")
+    assert parity.conflict(parity.replace(names="first")) == ""
+
+
+def test_an_addition_has_two_writings():
+    assert make("task", "addition", rewrites=2).rewrites == 2
+    with pytest.raises(ValueError, match="rewrites = 3 is not accepted: addition is scored in at most 2"):
+        make("task", "addition", rewrites=3)
 
 
 def test_names_of_a_half_alphabet_are_kept():

@@ -64,7 +64,8 @@ def curve_panel(
                 ax.set_title(task)
         panels[0].set_ylabel(METRICS.get(metric, metric))
         shown = [name for name in styles if name in set(rungs["rung"])]
-        lines = [Line2D([], [], ls=styles[name], label=_NAMES.get(name, name), **_GREY) for name in shown]
+        named = {name: _NAMES.get(name, name.replace("_", " ")) for name in shown}
+        lines = [Line2D([], [], ls=styles[name], label=text, **_GREY) for name, text in named.items()]
         chart.add_legend(fig, [*chart.legend_handles(looks), *lines])
         shaded = "" if trained_to is None else f" Shaded: seen in training, up to {trained_to:g}."
         said = "; ".join(

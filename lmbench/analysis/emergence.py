@@ -21,8 +21,9 @@ MOST_SEEDS = 1000
 def tracked(rows: pd.DataFrame) -> pd.DataFrame:
     """The points of the capability tracker among the tidy rows of runs: score and answer_nll.
 
-    A run that diverged has all points of its grid too, with NaN from there on: it is one of those that
-    did not get there, and would otherwise not be counted.
+    Also a column bytes: a symbol is written as one byte. A run that diverged has all points of its grid
+    too, with NaN from there on: it is one of those that did not get there, and would otherwise not be
+    counted.
 
     Raises:
         ValueError: rows without such points, or a model of which every run diverged.
@@ -41,7 +42,8 @@ def tracked(rows: pd.DataFrame) -> pd.DataFrame:
         missing = grid[~grid[POINT].apply(tuple, axis=1).isin(own)]
         fixed = {name: one[name] for name in rows if name not in ROW_COLUMNS}
         parts.append(missing.assign(**fixed, value=math.nan, evaluation=""))
-    return pd.concat(parts, ignore_index=True)
+    found = pd.concat(parts, ignore_index=True)
+    return found.assign(bytes=found["tokens"])
 
 
 def ladder_table(ladder: pd.DataFrame) -> pd.DataFrame:
@@ -126,9 +128,9 @@ def emergence_reading(
     """What the tables show: orders within models, declared ratios, dependence on the metric, shortcuts."""
     declared = earlier[earlier["primary"]]
     parts = [
-        *order_sentences(onsets, unit=unit),
+        *order_sentences(onsets, unit=unit, threshold=threshold),
         *declared["sentence"],
-        jump_sentences(metric_dependence(onsets, unit=unit)),
+        jump_sentences(metric_dependence(onsets, unit=unit, threshold=threshold)),
     ]
     known = ladder.merge(onsets[["task", "level"]].drop_duplicates(), on=["task", "level"])
     for row in passed_without(known, threshold=threshold).itertuples():

@@ -62,7 +62,9 @@ def family_panel(
         panels[-1].set_xlabel(f"normalised {METRICS.get(metric, metric)}: 0 chance, 1 Bayes-optimal")
         kinds = _kinds("in distribution", "shifted")
         chart.add_legend(fig, [*chart.legend_handles(looks, lines=False), *kinds])
-        shortcuts = " Dotted: shortcuts on the shifted level." if any(ax.texts for ax in panels) else ""
+        shortcuts = (
+            " Dotted: the best shortcut on the shifted level." if any(ax.texts for ax in panels) else ""
+        )
         told = "; ".join(
             f"{row.family}, {row.task} {row.level}, {row.label} {row.mean:.2f} of {inside:.2f}"
             for row, inside in zip(points.itertuples(), within["mean"], strict=True)
@@ -92,13 +94,10 @@ def _draw_family(
             if label in own[0].index:
                 y = place + (row - (len(looks) - 1) / 2) * STEP / slot
                 _draw_pair(ax, own[0].loc[[label]], own[1].loc[[label]], y=y, look=look)
-        rungs = _shortcuts(ladder, member["task"], member["level"], metric=metric)
         half = 0.5 - 0.5 * GAP / slot
-        for at, (name, x) in enumerate(rungs.items()):
+        for name, x in _best_shortcut(ladder, member["task"], member["level"], metric=metric):
             ax.plot([x, x], [place - half, place + half], **_SHORTCUT)
-            # Neighbours may lie close, so their names take turns at the two ends.
-            y, side = (place + half, "bottom") if at % 2 == 0 else (place - half, "top")
-            ax.text(x, y, f" {name}", size=style.SMALL, color=style.GREY, va=side)
+            ax.text(x, place + half, f" {name}", size=style.SMALL, color=style.GREY, va="bottom")
     ax.set_yticks(range(len(names)), names["task"] + " " + names["level"])
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(len(names) - 0.5, -0.5)
@@ -115,13 +114,13 @@ def _draw_pair(ax: Axes, hollow: pd.DataFrame, filled: pd.DataFrame, *, y: float
         ax.errorbar(point["mean"], [y], color=look.color, marker=look.marker, zorder=2, **bars)
 
 
-def _shortcuts(ladder: pd.DataFrame, task: str, level: str, *, metric: str) -> dict[str, float]:
-    """Normalised values of the shortcuts of a level that lie between chance and Bayes, in order."""
+def _best_shortcut(ladder: pd.DataFrame, task: str, level: str, *, metric: str) -> list[tuple[str, float]]:
+    """The shortcut nearest to Bayes with its normalised value; none where none is better than chance."""
     chance, bayes = (rung(ladder, task, level, metric=metric, name=end) for end in ENDS)
     is_here = (ladder["task"] == task) & (ladder["level"].astype(str) == level) & (ladder["metric"] == metric)
     rows = ladder[is_here & ~ladder["rung"].isin(ENDS)]
-    found = zip(rows["rung"], (rows["value"] - chance) / (bayes - chance), strict=True)
-    return {name: x for name, x in sorted(found, key=lambda one: one[1]) if 0 <= x <= 1}
+    found = zip(rows["rung"].str.replace("_", " "), (rows["value"] - chance) / (bayes - chance), strict=True)
+    return sorted((one for one in found if 0 < one[1] <= 1), key=lambda one: one[1])[-1:]
 
 
 def _normalised_axis(panels: Sequence[Axes], points: pd.DataFrame) -> None:

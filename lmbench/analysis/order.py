@@ -20,9 +20,14 @@ from lmbench.analysis.restricted import Ratio, at_least, middle_ratio, middles, 
 from lmbench.analysis.survival import median_interval, turnbull
 from lmbench.analysis.words import seeds
 
-ALPHA = 0.05  # of a decided order, after Holm's adjustment
 Name = tuple[str, str]
-UNITS = {"step": "steps", "tokens": "tokens", "flops": "training FLOPs", "seconds": "seconds"}
+UNITS = {
+    "step": "steps",
+    "tokens": "tokens",
+    "bytes": "bytes",
+    "flops": "training FLOPs",
+    "seconds": "seconds",
+}
 
 
 def onset_table(
@@ -98,7 +103,7 @@ def order_sentences(
         parts = [_when(row, unit) for row in reached.itertuples()]
         never = [_name((row.task, row.level)) for row in rows[rows["emerged"] == 0].itertuples()]
         pairs = order[order["label"] == label]
-        sure = [f"{row.first} before {row.then}" for row in pairs[pairs["p_holm"] < ALPHA].itertuples()]
+        sure = [f"{row.first} before {row.then}" for row in pairs[pairs["p_holm"] < alpha].itertuples()]
         sentence = f"{label}: " + (
             "in order of their medians " + ", ".join(parts) if parts else "nothing emerged"
         )
@@ -163,8 +168,8 @@ def _when(row: tuple, unit: str) -> str:
     name = f"{_name((row.task, row.level))}"
     if math.isnan(row.median_high):
         return f"{name} ({row.emerged} of {seeds(row.n)})"
-    low = format_si(row.median_low) if row.median_low > 0 else "the first point"
-    return f"{name} ({low} to {format_si(row.median_high)} {UNITS.get(unit, unit)}, {row.emerged} of {row.n})"
+    when = f"{format_si(row.median_low)} to" if row.median_low > 0 else "by the first point,"
+    return f"{name} ({when} {format_si(row.median_high)} {UNITS.get(unit, unit)}, {row.emerged} of {row.n})"
 
 
 def _name(level: Sequence[str]) -> str:

@@ -40,8 +40,8 @@ class Brackets(LengthTask):
 
     kind: ClassVar[Literal["brackets"]] = "brackets"
     LEVELS: ClassVar = (
-        Setting(6, 10, 4),
-        Setting(11, 16, 4),
+        Setting(8, 12, 4),
+        Setting(13, 16, 4),
         Setting(17, 32, 8),
         Setting(33, 48, 8),
         Setting(49, 64, 8),

@@ -90,8 +90,7 @@ class Compose(SyntheticTask):
         return self
 
     def conflict(self, other: SyntheticTask) -> str:
-        """See `SyntheticTask.conflict`. Compounds that one table holds out are trained on
-        under another."""
+        """See `SyntheticTask.conflict`. Compounds that one table holds out are trained on under another."""
         if other.split_by == self.split_by:
             return ""
         return (

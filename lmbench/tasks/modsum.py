@@ -26,7 +26,7 @@ class ModSum(LengthTask):
     """Rest of the sum of the numbers, divided by P."""
 
     kind: ClassVar[Literal["modsum"]] = "modsum"
-    LEVELS: ClassVar = (Lengths(4, 6), Lengths(7, 12), Lengths(13, 24), Lengths(25, 36), Lengths(37, 48))
+    LEVELS: ClassVar = (Lengths(3, 6), Lengths(7, 12), Lengths(13, 24), Lengths(25, 36), Lengths(37, 48))
 
     def generate(self, structure: Draws, surface: Draws, *, train: bool) -> Drawn:
         """See `SyntheticTask.generate`."""

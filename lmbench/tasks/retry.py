@@ -10,8 +10,8 @@ never taught. What is scored are two kinds of a given beginning, equally long an
     kind 0, after a right sum:  : 3 > 4 : 1 ? = 3 2 | BACK       scored: BACK, which is a false alarm (F)
 
 The score is R - F: 1 at best, 0 for whoever never says BACK, and 1/p - 1 for whoever always does and
-guesses. Being `correct` on kind 0 is an error; `as_wanted` turns it round. The nats are those of recovering
-and of not saying BACK after a right sum, so that none of the two alone is blessed.
+guesses. Being `correct` on kind 0 is an error; `as_wanted` turns it round. The nats are those
+of recovering plus those of not saying BACK after a right sum, as always saying BACK is no recovery.
 Source: Ye et al. 2024 (Physics of Language Models 2.2), whose models retract errors; Huang et al. 2023,
 why the gain against not being allowed to (lmbench.measure.decode) belongs beside it.
 

@@ -145,6 +145,10 @@ class SyntheticTask(TaskConfig):
         """Those of the level."""
         return self.LEVELS[self.level]
 
+    def canonical(self) -> dict[str, Any]:
+        """With the settings that the level stands for: a changed table of levels is another task."""
+        return super().canonical() | {"settings": [type(self.settings).__name__, *self.settings]}
+
     @property
     def level_name(self) -> str:
         """The level, and what is not as usual of how it is written: names a group of rows."""

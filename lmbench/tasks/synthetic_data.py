@@ -162,6 +162,7 @@ class SyntheticData(TaskData):
         return [torch.from_numpy(part).to(device) for part in (held.tokens_NT, held.targets_NT)]
 
     def eval_batches(self, split: str, protocol: Config, view: View, *, eval_seed: int) -> Iterator[Batch]:
+        self._check(protocol, view.seq_len)
         tokens_NT, targets_NT = self._on_device(split, eval_seed, view.seq_len, view.device)
         rows = max(1, view.eval_tokens // view.seq_len)
         for tokens_BT, targets_BT in zip(tokens_NT.split(rows), targets_NT.split(rows), strict=True):

@@ -101,7 +101,9 @@ def count_forms(label_RX: np.ndarray, *, shots: int) -> int:
     n_symbol, total = label_RX.shape[1], 0
     random_X = np.random.default_rng(0).integers(0, 2**63, size=(int(label_RX.max()) + 1, n_symbol))
     code_RX = random_X[label_RX, np.arange(n_symbol)]  # sums of two labellings differ, but by chance
-    multisets_K = [math.comb(shots - 1, k - 1) if k else int(shots == 0) for k in range(n_symbol + 1)]
+    multisets_K = [
+        math.comb(shots - 1, k - 1) if k and shots else int(k == shots) for k in range(n_symbol + 1)
+    ]
     for mask_M in _sets(n_symbol):
         size_M = np.bitwise_count(mask_M).astype(np.int64)
         code_MR = np.sort((mask_M[:, None] >> np.arange(n_symbol) & 1) @ code_RX.T, axis=1)

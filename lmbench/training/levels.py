@@ -1,11 +1,11 @@
 """Levels of synthetic tasks that stand in the store: their ladders, and scores of finished runs on them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from lmbench.config import Config, from_dict, make
+from lmbench.config import Config, build, discover, from_dict, make, unknown
 from lmbench.probes import LadderRungs
 from lmbench.progress import Progress
 from lmbench.records import ROW_COLUMNS, Records, no_items
@@ -86,12 +86,22 @@ def shifts(asked: Sequence[Sequence[Any]], *, n_eval: int | None = None, strict:
         ValueError: an unknown task or field, or a shift that changes nothing.
     """
     size, pairs = {} if n_eval is None else {"n_eval": n_eval}, []
-    for family, kind, fields, change in asked:
-        known, shifted = (make("task", kind, **(fields | more | size)) for more in ({}, change))
+    for row in asked:
+        if len(row) != 4:
+            raise ValueError(f"a shift is [family, task, fields, changed fields], got {list(row)}")
+        family, kind, fields, change = row
+        known, shifted = (_level(kind, fields | more | size) for more in ({}, change))
         if strict and known.level_name == shifted.level_name:
             raise ValueError(f"the shift {change} of {known.caption} changes nothing that its name tells")
         pairs.append(Shift(family, known, shifted))
     return Shifts(tuple(pairs))
+
+
+def _level(kind: str, fields: Mapping[str, Any]) -> SyntheticTask:
+    known = discover("task")
+    if kind not in known:
+        raise ValueError(unknown("task", kind, known))
+    return build(known[kind], fields)
 
 
 def runs_of(rows: pd.DataFrame, task: SyntheticTask, *, store: Records) -> list[str]:
