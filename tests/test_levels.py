@@ -1,5 +1,6 @@
 """Levels that stand in the store: named shifts, scores of finished runs on them, and their ladders."""
 
+import pandas as pd
 import pytest
 
 from lmbench.config import make
@@ -253,3 +254,13 @@ def test_a_task_without_levels_has_no_ladder(task, store):
     with pytest.raises(ValueError, match="^task 'text' has no levels, so no ladder$"):
         ladders([task], store=store)
     assert store.digests() == []
+
+
+def test_nothing_to_score_is_refused(tmp_path):
+    store, rows = Store(tmp_path), pd.DataFrame({"run": []})
+    with pytest.raises(ValueError, match="0 runs and 1 levels leave nothing to score"):
+        level_scores([], [make("task", "chain")], store=store)
+    with pytest.raises(ValueError, match="no task is given"):
+        ladders([], store=store)
+    with pytest.raises(ValueError, match="no shift is given"):
+        shift_scores(rows, shifts([]), store=store)

@@ -10,8 +10,9 @@ import pytest
 from lmbench.config import kinds, make
 from lmbench.tasks.draws import Draws, hashed, key_of, mixed
 from lmbench.tasks.examples import examples, length, parse, split_of
+from lmbench.tasks.ladder import Answered
 from lmbench.tasks.symbols import ID, PAD, SYMBOLS, VOCAB_SIZE
-from lmbench.tasks.synthetic import Answered, SyntheticTask
+from lmbench.tasks.synthetic import SyntheticTask
 
 KINDS = sorted(name for name, cls in kinds("task").items() if issubclass(cls, SyntheticTask))
 LEVELS = [(name, at) for name in KINDS for at in range(len(kinds("task")[name].LEVELS))]

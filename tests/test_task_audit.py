@@ -10,8 +10,8 @@ import pytest
 from lmbench.config import make
 from lmbench.tasks.audit import Audit, Setting
 from lmbench.tasks.examples import examples, parse
+from lmbench.tasks.ladder import Answered
 from lmbench.tasks.symbols import OK, PAD, SYMBOLS
-from lmbench.tasks.synthetic import Answered
 
 N = 4000
 FAR = 4.5  # standard errors

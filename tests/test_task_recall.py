@@ -8,9 +8,9 @@ import pytest
 
 from lmbench.config import make
 from lmbench.tasks.draws import Draws, mixed
+from lmbench.tasks.ladder import Answered
 from lmbench.tasks.recall import Recall, Setting, some_value
 from lmbench.tasks.symbols import PAD, SYMBOLS
-from lmbench.tasks.synthetic import Answered
 
 
 class Small(Recall):

@@ -8,9 +8,9 @@ import pytest
 
 from lmbench.config import make
 from lmbench.tasks.examples import examples, parse
+from lmbench.tasks.ladder import Answered
 from lmbench.tasks.retry import Retry, Setting, standing
 from lmbench.tasks.symbols import PAD, SYMBOLS
-from lmbench.tasks.synthetic import Answered
 
 N = 2000
 FAR = 4.5  # standard errors

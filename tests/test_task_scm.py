@@ -9,9 +9,9 @@ import pytest
 
 from lmbench.config import make
 from lmbench.tasks.examples import examples, parse
+from lmbench.tasks.ladder import Answered
 from lmbench.tasks.scm import Scm, Setting
 from lmbench.tasks.symbols import PAD, SYMBOLS
-from lmbench.tasks.synthetic import Answered
 from lmbench.tasks.trees import distances, marked_trees, tree_hash
 
 N = 2000

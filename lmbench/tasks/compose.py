@@ -37,8 +37,9 @@ from lmbench.tasks.compounds import (
     workings,
 )
 from lmbench.tasks.draws import Draws
+from lmbench.tasks.ladder import Ladder, uniform_ladder
 from lmbench.tasks.symbols import ID, NAME, PAD, VALUE
-from lmbench.tasks.synthetic import ALPHABETS, Drawn, Ladder, SyntheticTask, uniform_ladder
+from lmbench.tasks.synthetic import ALPHABETS, Drawn, SyntheticTask
 
 
 class Setting(NamedTuple):

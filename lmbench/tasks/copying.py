@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from lmbench.tasks.draws import Draws
+from lmbench.tasks.ladder import Ladder
 from lmbench.tasks.lengths import (
     NOTHING,
     Lengths,
@@ -27,7 +28,7 @@ from lmbench.tasks.lengths import (
     stopped_choices,
 )
 from lmbench.tasks.symbols import NAME, PAD
-from lmbench.tasks.synthetic import ALPHABETS, Drawn, Ladder, SyntheticTask
+from lmbench.tasks.synthetic import ALPHABETS, Drawn, SyntheticTask
 
 
 class Copy(LengthTask):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lmbench.tasks.base import IGNORE
 from lmbench.tasks.draws import GOLDEN, Draws, hashed, key_of, mixed
 from lmbench.tasks.symbols import ASK, BOS, EQUALS, PAD, SEMICOLON
 from lmbench.tasks.synthetic import Drawn, SyntheticTask
@@ -129,3 +130,16 @@ def length(task: SyntheticTask) -> int:
         widths = (part.shape[1] for part in (drawn.body_NL, drawn.query_NQ, drawn.answer_NA))
         found = max(found, sum(widths) + 3 + (task.surface == "question") + task.shift)
     return found
+
+
+def shift_into(
+    tokens_NT: np.ndarray,
+    targets_NT: np.ndarray,
+    place: np.ndarray,
+    written_NT: np.ndarray,
+    is_target_NT: np.ndarray,
+) -> None:
+    """Write examples as model input, and what follows each token as its target."""
+    width = written_NT.shape[1] - 1
+    tokens_NT[place, :width] = written_NT[:, :-1]
+    targets_NT[place, :width] = np.where(is_target_NT[:, 1:], written_NT[:, 1:], IGNORE)

@@ -15,9 +15,10 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from lmbench.tasks.draws import Draws
+from lmbench.tasks.ladder import Ladder
 from lmbench.tasks.lengths import NOTHING, Lengths, LengthTask, no_query, share_in_order
 from lmbench.tasks.symbols import PAD, VALUE
-from lmbench.tasks.synthetic import Drawn, Ladder
+from lmbench.tasks.synthetic import Drawn
 
 P = 5
 

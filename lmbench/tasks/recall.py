@@ -16,8 +16,9 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 
 from lmbench.tasks.draws import Draws
+from lmbench.tasks.ladder import Answered, Ladder, exact_metrics, uniform_ladder
 from lmbench.tasks.symbols import N_VALUES, VALUE
-from lmbench.tasks.synthetic import Answered, Drawn, Ladder, SyntheticTask, exact_metrics, uniform_ladder
+from lmbench.tasks.synthetic import Drawn, SyntheticTask
 
 
 class Setting(NamedTuple):

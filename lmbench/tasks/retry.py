@@ -25,8 +25,9 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 
 from lmbench.tasks.draws import Draws
+from lmbench.tasks.ladder import ANSWER_NLL, SCORE, Answered, Ladder
 from lmbench.tasks.symbols import BACK, EOS, ID, PAD, VALUE
-from lmbench.tasks.synthetic import ANSWER_NLL, SCORE, Answered, Drawn, Ladder, SyntheticTask
+from lmbench.tasks.synthetic import Drawn, SyntheticTask
 
 MARKS = np.array([ID[mark] for mark in (":", ">", "&", "#")], dtype=np.int8)
 CLEAN, FORCED = 0, 1

@@ -16,12 +16,12 @@ import torch
 from lmbench.config import Config
 from lmbench.records import no_items
 from lmbench.tasks.base import IGNORE, Batch, Scores, Stream, TaskConfig, TaskData, View
+from lmbench.tasks.certificate import compared
 from lmbench.tasks.draws import GOLDEN, Draws, key_of, mixed
-from lmbench.tasks.examples import examples, length
+from lmbench.tasks.examples import examples, length, shift_into
+from lmbench.tasks.ladder import ANSWER_NLL, SCORE, Answered
 from lmbench.tasks.symbols import PAD, VOCAB_SIZE
-from lmbench.tasks.synthetic import ANSWER_NLL, SCORE, Answered, SyntheticTask
-
-COMPARED = 8192  # training examples of a level that a run's certificate compares with its test set
+from lmbench.tasks.synthetic import SyntheticTask
 
 
 class SyntheticStream(Stream):
@@ -96,31 +96,18 @@ class SyntheticData(TaskData):
             if len(mine):
                 written = examples(task, seed=seed, split="train", index_N=index_N[mine])
                 is_target_NT = written.is_answer_NT if task.answers_only else written.tokens_NT != PAD
-                _shift_into(tokens_NT, targets_NT, mine, written.tokens_NT, is_target_NT)
+                shift_into(tokens_NT, targets_NT, mine, written.tokens_NT, is_target_NT)
         return tokens_NT, targets_NT
 
     def certificate(
         self, learned: TaskConfig, *, data_seed: int, eval_seed: int, seq_len: int
     ) -> dict[tuple[str, str], dict[str, tuple[float, int]]]:
         """See `TaskData.certificate`."""
-        held, found, index_N = self._set("test", eval_seed, seq_len), {}, np.arange(COMPARED)
+        held, found = self._set("test", eval_seed, seq_len), {}
         for at, (task, _) in enumerate(self.entries):
-            mine, forms, texts = held.entry_N == at, [], set()
-            shown = [one for one in learned.levels if one.kind == task.kind]
-            for one in shown:
-                made = examples(one, seed=data_seed, split="train", index_N=index_N)
-                forms += [made.hash_N] * (one.level == task.level)
-                tokens_NT = np.zeros((COMPARED, seq_len), dtype=np.int8)
-                _shift_into(tokens_NT, tokens_NT.copy(), index_N, made.tokens_NT, made.is_answer_NT)
-                texts |= {row.tobytes() for row in tokens_NT}
-            shared = np.isin(held.hash_N[mine], np.concatenate(forms)).sum() if forms else 0
-            n, verbatim = COMPARED * len(shown), sum(row.tobytes() in texts for row in held.tokens_NT[mine])
-            found[task.kind, task.level_name] = {
-                "overlap": (float(shared), n),
-                "verbatim": (float(verbatim), n),
-                "distinct": (float(len(np.unique(held.hash_N[mine]))), int(mine.sum())),
-                "log2_space": (task.log2_space(), 1),
-            }
+            mine = held.entry_N == at
+            tokens_NT, hash_N = held.tokens_NT[mine], held.hash_N[mine]
+            found[task.kind, task.level_name] = compared(task, tokens_NT, hash_N, learned, seed=data_seed)
         return found
 
     # ---------------------------------------------------------------- evaluation
@@ -150,7 +137,7 @@ class SyntheticData(TaskData):
             for rewrite in range(task.rewrites):
                 made = examples(task, seed=eval_seed, split=split, index_N=index_N, rewrite=rewrite)
                 place = used + index_N * task.rewrites + rewrite
-                _shift_into(tokens_NT, targets_NT, place, made.tokens_NT, made.is_answer_NT)
+                shift_into(tokens_NT, targets_NT, place, made.tokens_NT, made.is_answer_NT)
                 rest.append((place, made.hash_N, made.kind_N, np.full(task.n_eval, at)))
             used += task.n_eval * task.rewrites
         place, *others = (np.concatenate(part) for part in zip(*rest, strict=True))
@@ -203,19 +190,6 @@ class SyntheticData(TaskData):
     def eval_hash(self, split: str, protocol: Config, *, eval_seed: int) -> str:
         held = self._set(split, eval_seed, self.length)
         return hashlib.sha256(held.tokens_NT.tobytes() + held.targets_NT.tobytes()).hexdigest()
-
-
-def _shift_into(
-    tokens_NT: np.ndarray,
-    targets_NT: np.ndarray,
-    place: np.ndarray,
-    written_NT: np.ndarray,
-    is_target_NT: np.ndarray,
-) -> None:
-    """Write examples as model input, and what follows each token as its target."""
-    width = written_NT.shape[1] - 1
-    tokens_NT[place, :width] = written_NT[:, :-1]
-    targets_NT[place, :width] = np.where(is_target_NT[:, 1:], written_NT[:, 1:], IGNORE)
 
 
 def _batch(tokens_BT: torch.Tensor, targets_BT: torch.Tensor, view: View) -> Batch:

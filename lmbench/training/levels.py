@@ -34,6 +34,8 @@ def level_scores(
     Raises:
         ValueError: as `evaluate_run`, or a level that a run's context is too short for.
     """
+    if not len(digests) or not len(tasks):
+        raise ValueError(f"{len(digests)} runs and {len(tasks)} levels leave nothing to score")
     asked, parts = make("task", "mixture", tasks=tuple(tasks)), []
     with Progress(len(digests), "evaluations", show=progress) as bar:
         for done, digest in enumerate(digests):
@@ -126,6 +128,8 @@ def shift_scores(
     Raises:
         ValueError: a known level that no run was trained on, or a shifted one that a run was trained on.
     """
+    if not asked.pairs:
+        raise ValueError("no shift is given, so there is nothing to score")
     groups: dict[tuple[SyntheticTask, ...], list[str]] = {}
     met: set[Shift] = set()
     for digest in rows["run"].unique():
@@ -152,6 +156,8 @@ def ladders(tasks: Sequence[Config], *, store: Records) -> pd.DataFrame:
     Raises:
         ValueError: a task without levels, or a read-only store that lacks a ladder.
     """
+    if not len(tasks):
+        raise ValueError("no task is given, so there is no ladder")
     parts = []
     for task in (level for one in tasks for level in one.levels or (one,)):
         asked = LadderRungs(task=task)
