@@ -2,77 +2,22 @@
 
     c a f ? = f a c <eos>
 
-Letters are uniform. Moving all of them by as many places of the alphabet (a cycle) is another writing of
-the same example.
 Source: Delétang et al. 2023 (reverse string).
-
-Legend: N example, K place in the sequence.
 """
 
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-import numpy as np
-
-from lmbench.tasks.draws import Draws
-from lmbench.tasks.ladder import Ladder
-from lmbench.tasks.lengths import (
-    NOTHING,
-    Lengths,
-    LengthTask,
-    alphabet_conflict,
-    no_query,
-    share_in_order,
-    stopped,
-    stopped_choices,
-)
-from lmbench.tasks.symbols import NAME, PAD
-from lmbench.tasks.synthetic import ALPHABETS, Drawn, SyntheticTask
+from lmbench.tasks.strings import StringTask
 
 
-class Reverse(LengthTask):
+class Reverse(StringTask):
     """The string from its end to its start."""
 
     kind: ClassVar[Literal["reverse"]] = "reverse"
-    LEVELS: ClassVar = (Lengths(4, 6), Lengths(7, 12), Lengths(13, 24), Lengths(25, 36), Lengths(37, 48))
-
-    def conflict(self, other: SyntheticTask) -> str:
-        """See `SyntheticTask.conflict`."""
-        return alphabet_conflict(self, other)
-
-    def generate(self, structure: Draws, surface: Draws, *, train: bool) -> Drawn:
-        """See `SyntheticTask.generate`. Drawn in the order of the answer."""
-        alphabet, longest = ALPHABETS[self.names], self.settings.longest
-        n_N1 = self.draw_lengths(structure)
-        there_NK = self.there(n_N1)
-        letter_NK = structure.integers(len(alphabet), longest)
-        moved_NK = (letter_NK + surface.integers(len(alphabet), 1)) % len(alphabet)
-        tokens_NK = NAME + alphabet.start + moved_NK
-        return Drawn(
-            body_NL=np.where(there_NK, tokens_NK, PAD)[:, ::-1],
-            query_NQ=no_query(len(structure)),
-            answer_NA=stopped(tokens_NK, n_N1),
-            form_NC=np.where(there_NK, (letter_NK - letter_NK[:, :1]) % len(alphabet), NOTHING),
-        )
+    is_turned: ClassVar = True
+    other_way: ClassVar = "copy"
 
     def solve(self, body: Sequence[str], query: Sequence[str]) -> list[str]:
         """Read from the end to the start."""
         return [*reversed(body), "<eos>"]
-
-    def ladder(self) -> Ladder:
-        """Shortcuts: a copy of the string (right for palindromes); its letters in random order."""
-        m = len(ALPHABETS[self.names])
-        copied = self.mean(lambda n: m ** -float(n // 2))
-        any_order = self.mean(lambda n: share_in_order(n, m))
-        return self.length_ladder(lambda n: n + 1, {"copy": copied, "any_order": any_order})
-
-    def log2_space(self) -> float:
-        """One letter is free of meaning, the others count from it."""
-        m = len(ALPHABETS[self.names])
-        return self.log2_total(lambda n: m ** (n - 1))
-
-    def choices(self) -> list[list[int]]:
-        shortest, longest = self.settings
-        return stopped_choices(
-            [NAME + letter for letter in ALPHABETS[self.names]], shortest=shortest, longest=longest
-        )
