@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 
 # Before anything imports torch: test processes run side by side on few cores.
@@ -12,6 +13,10 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 
 import pytest
+
+# Shells start background jobs with Ctrl-C ignored, and children of the tests would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def write_notebook(path, *cells, parameters=None):
