@@ -8,6 +8,7 @@ Legend: N example, B batch, T position, V answer, S symbol of the vocabulary.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from lmbench.measure.score import true_float32
 from lmbench.models.base import LanguageModel
 from lmbench.probes import Calibration
 from lmbench.progress import Progress
-from lmbench.records import ROW_COLUMNS, Records, no_items
+from lmbench.records import Records
 from lmbench.store import Store
 from lmbench.tasks.base import IGNORE, TaskData, View, load_task
 from lmbench.tasks.examples import parse
@@ -29,7 +30,7 @@ from lmbench.tasks.symbols import PAD, SYMBOLS
 from lmbench.tasks.synthetic import SyntheticTask
 from lmbench.training.environment import environment
 from lmbench.training.execute import resolve_device
-from lmbench.training.record import describe
+from lmbench.training.measured import file_rows
 from lmbench.training.rescore import load_run
 
 COVERAGES = 20  # points of a risk-coverage curve
@@ -164,17 +165,13 @@ def _score_into(asked: Calibration, store: Store, device: str | None) -> None:
         raise ValueError(f"task {task.kind!r} has no choices of answers; calibration is of synthetic tasks")
     data = task.load_like(load_task(run.task))
     view = View(seq_len=run.model.seq_len, is_window=run.model.is_window, device=where)
-    found = answer_probabilities(loaded.model, task, data=data, protocol=run.protocol, asked=asked, view=view)
-    with store.claim(asked.digest) as folder:
-        if folder is None:
-            return  # another process makes it
-        fixed = dict.fromkeys(ROW_COLUMNS, 0) | {"evaluation": asked.digest, "split": asked.split}
-        fixed |= {"task": task.kind, "level": task.level_name, "step": run.steps}
-        rows = [fixed | {"metric": metric, "value": value, "n": n} for metric, value, n in _scores(*found)]
-        store.finish(
-            asked.digest,
-            run=describe(asked, label=run.model.name),
-            env=environment(where) | {"hashes": {"weights": loaded.weights}},
-            rows=pd.DataFrame(rows),
-            items=no_items(),
-        )
+
+    def rows() -> list[dict[str, Any]]:
+        how = {"data": data, "protocol": run.protocol, "asked": asked, "view": view}
+        found = answer_probabilities(loaded.model, task, **how)
+        fixed = {"evaluation": asked.digest, "split": asked.split, "step": run.steps}
+        fixed |= {"task": task.kind, "level": task.level_name}
+        return [fixed | {"metric": metric, "value": value, "n": n} for metric, value, n in _scores(*found)]
+
+    env = environment(where) | {"hashes": {"weights": loaded.weights}}
+    file_rows(asked, rows, label=run.model.name, store=store, env=env)

@@ -1,18 +1,19 @@
 """Exit curves of stored runs, as records of the store: scored once, read and drawn anywhere."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
 from lmbench.measure.early_exit import exit_curve
 from lmbench.models.early_exit import EarlyExit
 from lmbench.probes import ExitCurve
-from lmbench.records import ROW_COLUMNS, Records, no_items
+from lmbench.records import Records
 from lmbench.store import Store
 from lmbench.tasks.base import View, load_task
 from lmbench.training.environment import environment
 from lmbench.training.execute import resolve_device
-from lmbench.training.record import describe
+from lmbench.training.measured import file_rows
 from lmbench.training.rescore import load_run
 
 LEVEL = "{policy}|{setting:g}"  # how a point of the curve is written in the rows' level column
@@ -62,9 +63,8 @@ def _score_into(asked: ExitCurve, store: Store, device: str | None) -> None:
     run, model = loaded.run, loaded.model
     if not isinstance(model, EarlyExit):
         raise ValueError(f"run {asked.run} is of model {run.model.kind!r}; exit curves need 'early_exit'")
-    with store.claim(asked.digest) as folder:
-        if folder is None:
-            return  # another process makes it
+
+    def rows() -> list[dict[str, Any]]:
         curve = exit_curve(
             model,
             run.model,
@@ -75,18 +75,14 @@ def _score_into(asked: ExitCurve, store: Store, device: str | None) -> None:
             thresholds=asked.thresholds,
             eval_seed=run.eval_seed,
         )
-        fixed = dict.fromkeys(ROW_COLUMNS, 0) | {"evaluation": asked.digest, "split": asked.split}
-        rows = [
+        fixed = {"evaluation": asked.digest, "split": asked.split, "task": run.task.kind, "step": run.steps}
+        return [
             fixed
-            | {"task": run.task.kind, "step": run.steps, "level": LEVEL.format(**point), "metric": metric}
+            | {"level": LEVEL.format(**point), "metric": metric}
             | {"value": point[metric], "n": point["targets" if metric == "nll" else "tokens"]}
             for point in curve.to_dict("records")
             for metric in ("nll", "blocks", "flops")
         ]
-        store.finish(
-            asked.digest,
-            run=describe(asked, label=run.model.name),
-            env=environment(where) | {"hashes": {"weights": loaded.weights}},
-            rows=pd.DataFrame(rows),
-            items=no_items(),
-        )
+
+    env = environment(where) | {"hashes": {"weights": loaded.weights}}
+    file_rows(asked, rows, label=run.model.name, store=store, env=env)

@@ -8,10 +8,10 @@ import pandas as pd
 from lmbench.config import Config, build, discover, from_dict, make, unknown
 from lmbench.probes import LadderRungs
 from lmbench.progress import Progress
-from lmbench.records import ROW_COLUMNS, Records, no_items
+from lmbench.records import Records
 from lmbench.store import Store
 from lmbench.tasks.synthetic import SyntheticTask
-from lmbench.training.record import describe
+from lmbench.training.measured import file_rows
 from lmbench.training.rescore import evaluate_run
 
 
@@ -175,23 +175,10 @@ def ladders(tasks: Sequence[Config], *, store: Records) -> pd.DataFrame:
 def _file(asked: LadderRungs, store: Store) -> None:
     if asked.task.levels != (asked.task,):
         raise ValueError(f"task {asked.task.kind!r} has no levels, so no ladder")
-    fixed = dict.fromkeys(ROW_COLUMNS, 0) | {"evaluation": "", "split": "", "n": 1}
-    rows = [
-        fixed
-        | {
-            "task": asked.task.kind,
-            "level": asked.task.level_name,
-            "metric": f"{metric}|{rung}",
-            "value": value,
-        }
-        for metric, rung, value in asked.task.scored_ladder().rungs()
-    ]
-    with store.claim(asked.digest) as folder:
-        if folder is not None:
-            store.finish(
-                asked.digest,
-                run=describe(asked, label=asked.task.kind),
-                env={"device": None},
-                rows=pd.DataFrame(rows),
-                items=no_items(),
-            )
+    fixed = {"task": asked.task.kind, "level": asked.task.level_name, "n": 1}
+
+    def rows() -> list[dict[str, Any]]:
+        rungs = asked.task.scored_ladder().rungs()
+        return [fixed | {"metric": f"{metric}|{rung}", "value": value} for metric, rung, value in rungs]
+
+    file_rows(asked, rows, label=asked.task.kind, store=store, env={"device": None})

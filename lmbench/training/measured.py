@@ -40,7 +40,8 @@ def measured_rows(
     if not store.has(asked.digest):
         if not isinstance(store, Store):
             raise ValueError(f"the reference results {store.root} lack the {what} of {label}")
-        store.ensure(asked.digest, lambda: _measure(asked, label, store, device, measure))
+        made = {"label": label, "store": store, "env": environment(device)}
+        store.ensure(asked.digest, lambda: file_rows(asked, lambda: list(map(dict, measure())), **made))
     rows = store.frame([asked.digest])
     measured_on = rows["device"].iloc[0]
     if isinstance(store, Store) and measured_on != device_name(device):
@@ -51,21 +52,27 @@ def measured_rows(
     return rows
 
 
-def _measure(
+def file_rows(
     asked: Config,
+    rows: Callable[[], list[dict[str, Any]]],
+    *,
     label: str,
     store: Store,
-    device: torch.device,
-    measure: Callable[[], list[Mapping[str, Any]]],
+    env: Mapping[str, Any],
 ) -> None:
+    """Make the rows of a record and file them under its lock, unless another process makes the same.
+
+    Args:
+        rows: called once the record is this process's to make; columns left out are 0 or empty.
+    """
     with store.claim(asked.digest) as folder:
         if folder is None:
-            return  # another process measures the same
+            return
         fixed = dict.fromkeys(ROW_COLUMNS, 0) | dict.fromkeys(("evaluation", "split", "task", "level"), "")
         store.finish(
             asked.digest,
             run=describe(asked, label=label),
-            env=environment(device),
-            rows=pd.DataFrame([fixed | dict(row) for row in measure()]),
+            env=dict(env),
+            rows=pd.DataFrame([fixed | row for row in rows()]),
             items=no_items(),
         )

@@ -4,6 +4,7 @@ Two families: flipped tokens (`flip_curves`), and a domain that training left ou
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -11,13 +12,13 @@ import torch
 from lmbench.config import from_dict
 from lmbench.measure.flips import flip_curve
 from lmbench.probes import FlipCurve
-from lmbench.records import ROW_COLUMNS, Records, no_items
+from lmbench.records import Records
 from lmbench.run import Run
 from lmbench.store import Store
 from lmbench.tasks.base import View, load_task
 from lmbench.training.environment import environment
 from lmbench.training.execute import resolve_device
-from lmbench.training.record import describe
+from lmbench.training.measured import file_rows
 from lmbench.training.rescore import evaluate_run, load_run
 
 LEVEL = "{kind}|{budget}"  # how a point of the curve is written in the rows' level column
@@ -85,9 +86,8 @@ def _score_into(asked: FlipCurve, store: Store, device: torch.device) -> None:
             f"run {asked.run} is of protocol {run.protocol.kind!r}; flip curves score every second position, "
             "so they need 'dense'"
         )
-    with store.claim(asked.digest) as folder:
-        if folder is None:
-            return  # another process makes it
+
+    def rows() -> list[dict[str, Any]]:
         curve = flip_curve(
             loaded.model,
             load_task(run.task),
@@ -98,22 +98,14 @@ def _score_into(asked: FlipCurve, store: Store, device: torch.device) -> None:
             candidates=asked.candidates,
             seed=asked.seed,
         )
-        fixed = dict.fromkeys(ROW_COLUMNS, 0) | {"evaluation": asked.digest, "split": asked.split}
-        fixed |= {"task": run.task.kind, "step": run.steps, "metric": "nll"}
-        rows = [
-            fixed | {"level": LEVEL.format(**point), "value": point["nll"], "n": point["n"]}
+        fixed = {"evaluation": asked.digest, "split": asked.split, "task": run.task.kind, "step": run.steps}
+        return [
+            fixed | {"metric": "nll", "level": LEVEL.format(**point), "value": point["nll"], "n": point["n"]}
             for point in curve.to_dict("records")
         ]
-        store.finish(
-            asked.digest,
-            run=describe(asked, label=run.model.name),
-            env=environment(device) | {"hashes": {"weights": loaded.weights}},
-            rows=pd.DataFrame(rows),
-            items=no_items(),
-        )
 
-
-# ------------------------------------------------------------------ a domain held out
+    env = environment(device) | {"hashes": {"weights": loaded.weights}}
+    file_rows(asked, rows, label=run.model.name, store=store, env=env)
 
 
 def domain_scores(
