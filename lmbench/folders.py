@@ -17,6 +17,7 @@ from typing import Any
 
 READ_BY_FRAMES = ("run.json", "env.json", "rows.parquet")
 ABANDONED_S = 3600.0  # age at which a checkpoint without members is no longer being written
+REMOVED = ".removed"  # end of a checkpoint's name once nobody needs it
 NEEDED = (*READ_BY_FRAMES, "items.parquet")
 
 
@@ -102,6 +103,8 @@ def is_useless(checkpoint: Path, finished: Callable[[str], bool]) -> bool:
 
     One that names no members cannot be resumed; it counts once it is too old to be in the making.
     """
+    if checkpoint.name.endswith(REMOVED):
+        return True
     try:
         members = json.loads((checkpoint / "members.json").read_text())["members"]
         return all(finished(digest) for digest in members)

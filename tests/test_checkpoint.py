@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lmbench.config import make
+from lmbench.folders import is_useless
 from lmbench.store import Store
 from lmbench.training import checkpoint as module
 from lmbench.training import filing
@@ -177,6 +178,23 @@ def test_a_group_that_ended_does_not_go_on(written, folder):
     assert interrupted(folder, ["a", "b"]) == []
     assert list(folder.iterdir()) == []
     written.remove()  # whoever else removed it first
+
+
+def test_one_that_was_removed_half_way_is_useless_and_does_not_go_on(written, folder, monkeypatch):
+    def die(path, **how):
+        if path.exists():
+            (path / STATE).unlink()
+            raise Killed
+
+    monkeypatch.setattr(module.shutil, "rmtree", die)
+    with pytest.raises(Killed):
+        written.remove()
+    monkeypatch.undo()
+    (left,) = folder.iterdir()
+    assert interrupted(folder, ["a", "b"]) == [] and is_useless(left, lambda digest: False)
+    written.write(TENSORS, REST)
+    written.remove()
+    assert list(folder.iterdir()) == []
 
 
 def test_of_overlapping_groups_the_last_written_goes_on(folder):

@@ -9,6 +9,7 @@ dropout masks, the schedule. So what is saved is small, and a run that was kille
 moment ends, on a CPU with as many threads, in the same bits as one that was not.
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -22,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from lmbench.folders import REMOVED
 from lmbench.records import write_atomically, write_json
 
 FORMAT = 1
@@ -108,8 +110,15 @@ class Checkpoint:
         return tensors, json.loads(text)
 
     def remove(self) -> None:
-        """The group is finished, or starts anew."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """The group is finished, or starts anew.
+
+        Renamed first: a process that dies among the files leaves what says that nobody needs it.
+        """
+        doomed = self.folder.with_name(self.folder.name + REMOVED)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(doomed, ignore_errors=True)
+            self.folder.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def interrupted(
@@ -126,6 +135,8 @@ def interrupted(
     """
     wanted, found = set(wanted), []
     for path in sorted(folder.glob(f"*/{MEMBERS}")):
+        if path.parent.name.endswith(REMOVED):
+            continue
         members, written = _members(path.parent), _written(path.parent)
         finished = sum(map(has, members))
         if set(members) <= wanted and finished < len(members) and (written or finished):
