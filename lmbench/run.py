@@ -133,6 +133,9 @@ class Evaluation(Config):
     """Part of the task's data."""
     eval_seed: int = Field(0, ge=0, le=MAX_SEED)
     """Examples of tasks that draw their evaluation set."""
+    methods: tuple[one_of("method"), ...] = ()
+    """What computes with the weights beside the model: a width, quantised activations, a quantisation
+    after training; empty is the plain model."""
     trained_on: one_of("task") | None = None
     """Task that the weights learned, where it is another: its vocabulary stays in force."""
 

@@ -93,7 +93,7 @@ def test_a_shared_head_reads_every_depth_and_holds_nothing():
 def test_every_head_learns_the_same_targets_and_their_losses_are_added(tied_head):
     model = seeded(config_of(exit_weight=0.25, tied_head=tied_head), init_seed=0).train()
     ids_BT, targets_BT = ids_of(), ids_of().roll(-1, dims=1)
-    loss = OnePass(model, parts=1)(ids_BT, targets_BT, torch.tensor(32.0), None)
+    loss, _ = OnePass(model, parts=1)(ids_BT, targets_BT, torch.tensor(32.0))
     output = model(ids_BT)
     every = [(1.0, output.logits_BTV), *output.exits]
     expected = sum(w * F.cross_entropy(x.flatten(0, 1), targets_BT.flatten()) for w, x in every)

@@ -76,9 +76,9 @@ def test_gradient_accumulation_gives_the_same_step_in_float64(task, model, field
 def test_each_pass_of_each_micro_batch_has_the_keys_of_its_step_and_no_others(task, monkeypatch):
     seen, honest = [], Replicas.losses
 
-    def watched(self, batch, keys_RD, n_targets_R):
+    def watched(self, batch, keys_RD, *others):
         seen.append(keys_RD.tolist())
-        return honest(self, batch, keys_RD, n_targets_R)
+        return honest(self, batch, keys_RD, *others)
 
     monkeypatch.setattr(Replicas, "losses", watched)
     run = small_run(task, grad_accum=2, dropout_seed=5)

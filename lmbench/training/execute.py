@@ -7,6 +7,7 @@ group, trained by one program (see `grouping`).
 """
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,6 +28,7 @@ from lmbench.training.distributed import ALONE, Ranks
 from lmbench.training.filing import CHECKPOINT_SECONDS, KEEP_WEIGHTS_MB, Heartbeat, How, train_into
 from lmbench.training.grouping import groups
 from lmbench.training.loop import check
+from lmbench.training.teachers import teachers_of
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +104,11 @@ def run_all(
             f"the reference results {store.root} lack {len(missing)} of {len(wanted)} runs, first "
             f"{missing[0]} ({wanted[missing[0]].model.name}); run with store=local to train them"
         )
+    taught = teachers_of([wanted[digest] for digest in missing])
+    if taught:  # first: the others learn from their weights
+        again = {"device": device, "jobs": jobs, "progress": progress, "group": group, "ranks": ranks}
+        again |= {"keep_weights_mb": math.inf, "checkpoint_seconds": checkpoint_seconds}
+        run_all(list(taught.values()), store=store, **again)
     for digest in missing:  # before anything is trained: a run that cannot be must not cost the others
         check(wanted[digest], load_task(wanted[digest].task))
     if missing:

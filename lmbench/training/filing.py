@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 
 from lmbench.progress import Progress
@@ -27,6 +28,7 @@ from lmbench.training.grouping import is_compiled
 from lmbench.training.loop import train_group
 from lmbench.training.outcome import Trained
 from lmbench.training.record import weights_hash
+from lmbench.training.teachers import teachers_of
 
 KEEP_WEIGHTS_MB = 64.0  # larger weights are not kept unless asked for
 CHECKPOINT_SECONDS = 60.0  # what a killed process loses at most
@@ -103,6 +105,7 @@ def _train_and_file(
             checkpoint=checkpoint if how.ranks.is_first else None,
             on_step=on_step,
             ranks=how.ranks,
+            teachers=load_teachers(runs, store),
         )
     except RuntimeError as error:
         if len(runs) == 1 or not is_out_of_memory(error):
@@ -116,6 +119,15 @@ def _train_and_file(
             _train_and_file(half, folders, store, how, on_step)
         return
     how.ranks.first(lambda: _file(trained, folders, store, how))
+
+
+def load_teachers(runs: Sequence[Run], store: Store) -> dict[str, dict[str, torch.Tensor]]:
+    """Weights of the runs that methods read, by digest.
+
+    Raises:
+        ValueError: a teacher whose weights the store does not hold.
+    """
+    return {digest: load_file(store.weights(digest)) for digest in teachers_of(runs)}
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

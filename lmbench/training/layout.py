@@ -41,29 +41,37 @@ class Layout:
     """Where the hidden matrices (of two axes, neither embedding nor head) end."""
     n_matrix: int
     """Where all parameters of two or more axes end."""
+    n_trained: int
+    """Where the parameters end and the state of methods begins."""
     width: int
     """P, gaps included."""
 
     @classmethod
-    def of(cls, model: LanguageModel) -> "Layout":
-        """The layout of a model's parameters."""
+    def of(cls, model: LanguageModel, state: Sequence[str] = ()) -> "Layout":
+        """The layout of a model's parameters.
+
+        Args:
+            state: names of buffers that each replica has of its own, see `methods.base`.
+        """
         named = list(model.named_parameters())
         hidden = [n for n, p in named if p.ndim == 2 and n.split(".")[0] not in model.ends]
         matrices = [n for n, p in named if p.ndim >= 2 and n not in hidden]
         vectors = [n for n, p in named if p.ndim < 2]
         shapes = {name: tuple(p.shape) for name, p in named}
+        shapes |= {name: tuple(model.get_buffer(name).shape) for name in state}
         segments, ends, at = [], [], 0
-        for group in (hidden, matrices, vectors):
+        for group in (hidden, matrices, vectors, list(state)):
             for name in group:
                 segments.append(Segment(name, shapes[name], at))
                 at = -(-segments[-1].stop // ALIGNED) * ALIGNED
             ends.append(at)
-        return cls(tuple(segments), n_hidden=ends[0], n_matrix=ends[1], width=ends[2])
+        names = ("n_hidden", "n_matrix", "n_trained", "width")
+        return cls(tuple(segments), **dict(zip(names, ends, strict=True)))
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
         """Shapes of the hidden matrices, and the number of all other parameters as one vector."""
-        rest = sum(s.stop - s.start for s in self.segments if s.start >= self.n_hidden)
+        rest = sum(s.stop - s.start for s in self.trained if s.start >= self.n_hidden)
         return [s.shape for s in self.hidden] + [(rest,)]
 
     @property
@@ -71,9 +79,14 @@ class Layout:
         """The hidden matrices."""
         return [s for s in self.segments if s.start < self.n_hidden]
 
+    @property
+    def trained(self) -> list[Segment]:
+        """The parameters."""
+        return [s for s in self.segments if s.start < self.n_trained]
+
     def views(self, flat_RP: Tensor) -> dict[str, Tensor]:
-        """Each parameter as (R, *shape), sharing the buffer's memory."""
-        return self.views_of(flat_RP, self.segments)
+        """Each parameter, and each state that the buffer reaches, as (R, *shape), sharing its memory."""
+        return self.views_of(flat_RP, [s for s in self.segments if s.stop <= flat_RP.shape[1]])
 
     def views_of(self, flat_RP: Tensor, segments: Iterable[Segment]) -> dict[str, Tensor]:
         """The same of some segments, which the buffer must reach."""
@@ -95,11 +108,13 @@ class Layout:
         return torch.cat(parts, dim=1)
 
     def fill(self, flat_P: Tensor, model: LanguageModel) -> None:
-        """Copy a model's weights into one replica's row."""
-        for name, value in self.views(flat_P.unsqueeze(0)).items():
-            value[0].copy_(model.get_parameter(name).detach())
+        """Copy a model's weights, and the state of its methods, into one replica's row."""
+        for segment in self.segments:
+            is_trained = segment.start < self.n_trained
+            value = (model.get_parameter if is_trained else model.get_buffer)(segment.name)
+            flat_P[segment.start : segment.stop].copy_(value.detach().reshape(-1))
 
     def state(self, flat_P: Tensor) -> dict[str, Tensor]:
-        """One replica's parameters by name, as copies on the CPU."""
+        """One replica's parameters and state by name, as copies on the CPU."""
         row_P = flat_P.detach().to("cpu", copy=True)
         return {name: value[0].clone() for name, value in self.views(row_P.unsqueeze(0)).items()}

@@ -25,6 +25,8 @@ from lmbench.training.distributed import ALONE, Ranks
 from lmbench.training.environment import reset_peak_memory
 from lmbench.training.outcome import Trained, begin, close, first_bad, score, track
 from lmbench.training.program import BLOCK, Program
+from lmbench.training.replicas import objective_of
+from lmbench.training.teachers import teachers_of
 
 LOG_POINTS = 50  # training-loss rows per run: enough for a curve, few enough to store thousands of runs
 log = logging.getLogger(__name__)
@@ -44,6 +46,9 @@ def check(run: Run, data: TaskData) -> None:
     if run.batch_size % run.grad_accum:
         raise ValueError(f"grad_accum = {run.grad_accum} does not divide batch_size = {run.batch_size}")
     run.schedule.factors(run.steps)
+    for method in run.methods:
+        method.check(run)
+    objective_of(run.methods)
     if run.track is not None:
         check_tracker(run, data)
     for split in ("valid", "test") if run.test else ("valid",):
@@ -64,6 +69,7 @@ def train_group(
     checkpoint: Checkpoint | None = None,
     on_step: Callable[[int], None] = lambda step: None,
     ranks: Ranks = ALONE,
+    teachers: Mapping[str, dict[str, Tensor]] | None = None,
 ) -> list[Trained]:
     """Train, validate and test runs that differ only in seeds and numbers of the optimizer.
 
@@ -75,13 +81,20 @@ def train_group(
         on_step: called after optimizer steps with the number of steps done.
         ranks: the processes that train one run together. All but the first give no checkpoint, and
             what they return lacks weights and costs.
+        teachers: weights of the runs that methods read, by digest.
+
+    Raises:
+        ValueError: a run whose parts do not fit, or a teacher without weights.
     """
     data = load_task(runs[0].task)
     for run in runs:
         check(run, data)
         ranks.check(run)
+    for digest, teacher in teachers_of(runs).items():
+        if digest not in (teachers or {}):
+            raise ValueError(f"run {runs[0].digest} learns from {teacher.model.name} {digest}, which is not there")
     reset_peak_memory(device)
-    return _Training(runs, data, device, jobs, compiled, ranks).finish(checkpoint, on_step)
+    return _Training(runs, data, device, jobs, compiled, ranks, teachers).finish(checkpoint, on_step)
 
 
 class _Clock:
@@ -112,9 +125,11 @@ class _Training:
         jobs: int,
         compiled: bool,
         ranks: Ranks,
+        teachers: Mapping[str, dict[str, Tensor]] | None,
     ) -> None:
         self.runs, self.run, self.data, self.device = list(runs), runs[0], data, device
-        self.program, self.ranks = Program(runs, device=device, compiled=compiled, ranks=ranks), ranks
+        how = {"device": device, "compiled": compiled, "ranks": ranks, "teachers": teachers}
+        self.program, self.ranks = Program(runs, **how), ranks
         self.trained = begin(self.program, jobs=jobs)
         self.logged = 0
         """Steps whose losses are in the records."""
@@ -176,6 +191,8 @@ class _Training:
             if one.diverged_at is None:
                 one.diverged_at = first_bad(losses_SR[:, at], self.logged)
                 one.record.loss(done, float(losses_SR[:, at].mean()), seconds)
+                terms_K = self.program.terms_SRK[self.logged : done, at].mean(dim=0).tolist()
+                one.record.terms(done, dict(zip(self.program.terms, terms_K, strict=True)))
                 if one.diverged_at is not None:
                     one.record.diverged(one.diverged_at)
         self.logged = done

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lmbench.config import Config
 from lmbench.measure.score import tokens_per_second
-from lmbench.models.base import seeded
+from lmbench.methods.base import equipped, in_force
 from lmbench.run import Evaluation, Run
 from lmbench.tasks.base import load_task
 from lmbench.training.capabilities import tracked_task
@@ -40,13 +40,13 @@ def begin(program: Program, *, jobs: int) -> list[Trained]:
     for at, run in enumerate(program.runs):
         record = RunRecord(
             run,
-            replicas.state(at),
+            replicas.plain(at),
             program.device,
             layout_shapes=replicas.layout.shapes,
             replicas=len(program.runs),
             jobs=jobs,
         )
-        record.first_batch(program.data.stream(run, program.view).at(0))
+        record.first_batch(program.streams[at].at(0))
         record.engine = program.engine
         begun.append(Trained(record))
     return begun
@@ -93,6 +93,7 @@ def _evaluation(program: Program, weights: str, *, split: str, task: Config | No
         model=program.scored_model,
         task=task or run.task,
         protocol=run.protocol,
+        methods=in_force(run.methods, step=program.done, steps=run.steps),
         split=split,
         eval_seed=run.eval_seed,
         trained_on=None if task is None or task == run.task else run.task,
@@ -107,19 +108,22 @@ def close(program: Program, trained: Sequence[Trained], *, best_RP: Tensor, has_
             one.best = program.replicas.state(at, best_RP)
         if one.diverged_at is None:
             one.final = program.replicas.state(at, program.weights_RP)
-        reported = one.best if one.best and program.run.weights == "best" else one.final
+        is_best = bool(one.best) and program.run.weights == "best"
+        reported = one.best if is_best else one.final
         if reported:
             one.record.hashes["weights"] = weights_hash(reported)
-        one.record.close(program.data, inference_tokens_per_second=speed)
+        report = program.replicas.report(at, best_RP if is_best else program.weights_RP) if reported else {}
+        one.record.close(program.data, inference_tokens_per_second=speed, report=report)
 
 
 def _inference_speed(program: Program) -> float:
     """Of one replica by itself."""
-    run, model = program.run, seeded(program.run.model, init_seed=0)
-    model.load_state_dict(program.replicas.state(0))
+    run, replicas = program.run, program.replicas
+    held = in_force(run.methods, step=program.done, steps=run.steps)
+    model = equipped(run.model, replicas.state(0), methods=held)
     model = (model.double() if run.dtype == "float64" else model).to(program.device)
     one: Run = run.replace(steps=1, batch_size=TIMED_EVALUATION_ROWS, epoch_windows=None, grad_accum=1)
-    return tokens_per_second(model, program.data.stream(one, program.view).at(0))
+    return tokens_per_second(model, program.data.stream(one, program.view).at(0))  # any batch will do
 
 
 def first_bad(losses_S: Tensor, offset: int) -> int | None:

@@ -14,14 +14,14 @@ import pandas as pd
 
 from lmbench.config import build, unknown
 from lmbench.measure.budget import equal_flops, equal_parameters, flops_per_token
-from lmbench.measure.flops import mean_step_flops, parameters, published_flops
+from lmbench.measure.flops import parameters, published_flops
 from lmbench.models.base import ModelConfig
 from lmbench.records import Records, flatten
 from lmbench.run import Run
 from lmbench.tasks.base import TaskConfig
 from lmbench.training.capabilities import tracker_flops
 from lmbench.training.execute import fit_model, resolve_device
-from lmbench.training.record import n_sequences, readout_of, run_flops
+from lmbench.training.record import mean_flops, n_sequences, run_flops
 from lmbench.training.speed import seconds_per_step
 
 EQUAL = ("flops", "tokens", "parameters", "flops_per_token", "bytes", "seconds", "epochs")
@@ -101,7 +101,7 @@ def _steps(draft: Run, equal: str, budget: float) -> tuple[int, int]:
         per_epoch = -(-draft.epoch_windows // draft.batch_size)
         return round(budget * per_epoch), per_epoch
     if equal == "flops":
-        cost = mean_step_flops(draft.model, readout=readout_of(draft), batch_size=draft.batch_size)
+        cost = mean_flops(draft)
     else:
         cost = draft.batch_size * (1 if last_only else draft.model.seq_len)
     return round(budget / cost), 0

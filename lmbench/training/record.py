@@ -4,6 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -12,12 +13,14 @@ from torch import Tensor
 
 from lmbench.config import Config
 from lmbench.layers.shape import Readout
-from lmbench.measure.flops import published_flops, train_flops
-from lmbench.models.base import stage_starts
+from lmbench.measure.flops import mean_step_flops, published_flops, train_flops
+from lmbench.models.base import ModelConfig, stage_starts
 from lmbench.records import no_items
 from lmbench.run import SCHEMA, Run
 from lmbench.tasks.base import Batch, Scores, TaskConfig, TaskData
 from lmbench.training.environment import environment, peak_memory
+
+PLANNED_STEPS = 1000  # over which the cost of schedules is averaged before the number of steps is known
 
 
 class RunRecord:
@@ -110,6 +113,13 @@ class RunRecord:
         if math.isfinite(value):
             self._row(step, "train", "loss", value, self.run.batch_size * self.targets_per_sequence)
 
+    def terms(self, step: int, values: Mapping[str, float]) -> None:
+        """Means of the objective's parts since the last loss row, in nats per target."""
+        for name, value in values.items():
+            if math.isfinite(value):
+                n = self.run.batch_size * self.targets_per_sequence
+                self._row(step, "train", f"loss_{name}", value, n)
+
     def diverged(self, step: int) -> None:
         """The step at which the loss stopped being finite."""
         self._row(step, "train", "diverged", float(step), 1)
@@ -143,8 +153,18 @@ class RunRecord:
             for metric, (value, n) in metrics.items():
                 self._row(step, split, metric, value, n, evaluation=evaluation, level=level)
 
-    def close(self, data: TaskData, *, inference_tokens_per_second: float) -> None:
-        """Costs of the whole run, and the hash of what it was tested on."""
+    def close(
+        self,
+        data: TaskData,
+        *,
+        inference_tokens_per_second: float,
+        report: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """Costs of the whole run, and the hash of what it was tested on.
+
+        Args:
+            report: what the methods say of the finished model, by metric.
+        """
         run, steps = self.run, self.last_step
         split = "test" if run.test else "valid"
         self.hashes["evaluation_set"] = data.eval_hash(split, run.protocol, eval_seed=run.eval_seed)
@@ -165,7 +185,11 @@ class RunRecord:
             # Its share: the replicas of a program lie in one memory.
             "peak_memory_bytes": peak_memory(self.device) // self.replicas,
         }
-        for metric, value in costs.items():
+        extra = extra_flops(run, steps)
+        costs |= {f"{name}_flops": value for name, value in extra.items()}
+        if extra:
+            costs["all_flops"] = costs["train_flops"] + costs["optimizer_flops"] + sum(extra.values())
+        for metric, value in (costs | dict(report)).items():
             self._row(steps, "", metric, float(value), 1)
 
     def run_json(self) -> dict[str, Any]:
@@ -195,7 +219,7 @@ def n_sequences(run: Run, step: int) -> int:
 
 def run_flops(run: Run, step: int) -> int:
     """Forward and backward matrix products of the first `step` steps, of what each stage executes."""
-    readout, starts = readout_of(run), stage_starts(run.model, steps=run.steps)
+    readout, starts = readout_of(run), executed(run)
     ends = [start for start, _ in starts[1:]] + [run.steps]
     return sum(
         train_flops(
@@ -204,6 +228,31 @@ def run_flops(run: Run, step: int) -> int:
         for (start, stage), end in zip(starts, ends, strict=True)
         if start < step
     )
+
+
+def executed(run: Run) -> list[tuple[int, ModelConfig]]:
+    """(first step, model whose passes cost as much) over the course of a run, with its methods."""
+    stages = stage_starts(run.model, steps=run.steps)
+    for method in run.methods:
+        stages = method.stages(stages, steps=run.steps)
+    return stages
+
+
+def extra_flops(run: Run, step: int) -> dict[str, float]:
+    """FLOPs of the first `step` steps that are not the trained model's, by what they are for."""
+    found: dict[str, float] = {}
+    for method in run.methods:
+        for name, value in method.extra_flops(run, step).items():
+            found[name] = found.get(name, 0.0) + value
+    return found
+
+
+def mean_flops(run: Run) -> float:
+    """Forward and backward FLOPs of a step on average over a long training, whatever the run's length."""
+    if not run.methods:
+        return mean_step_flops(run.model, readout=readout_of(run), batch_size=run.batch_size)
+    long = run.replace(steps=PLANNED_STEPS, epoch_windows=None)
+    return run_flops(long, PLANNED_STEPS) / PLANNED_STEPS
 
 
 def readout_of(run: Run) -> Readout:

@@ -3,12 +3,15 @@
 One replica is the plain module whose parameters lie in the buffer. Several are stacked:
 torch.func.vmap over (R, ...) views of the same buffer, so any functional model joins without
 a line of its own. The passes of training compute in the arithmetic of the run; in bfloat16
-they read a copy that is made anew after each update, and gradients flow into float32.
+they read a copy that is made anew after each update, and gradients flow into float32. What
+methods have put into the module reads its buffers: controls of the step, and state that lies in
+the flat buffer behind the weights.
 
-Legend: R replica, P parameter of the flat layout, B batch, T position, V vocabulary, D dropout.
+Legend: R replica, P parameter of the flat layout, B batch, T position, V vocabulary, D dropout,
+M teacher, K term of the objective.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +19,8 @@ from torch.func import functional_call, vmap
 
 from lmbench.layers.dropout import dropout_sites
 from lmbench.measure.score import readout_of, summed_loss
-from lmbench.models.base import ModelConfig, Output, seeded
+from lmbench.methods.base import Equipment, Method, Objective, trained_name
+from lmbench.models.base import ModelConfig, Output
 from lmbench.tasks.base import Batch
 from lmbench.training.layout import Layout
 
@@ -26,15 +30,22 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 class OnePass(nn.Module):
     """A training pass of the plain module as a module itself, for what wraps modules."""
 
-    def __init__(self, model: nn.Module, *, parts: int) -> None:
+    def __init__(self, model: nn.Module, *, parts: int, objective: Objective | None = None) -> None:
         super().__init__()
-        self.model, self.parts = model, parts
+        self.model, self.parts, self.objective = model, parts, objective
 
     def forward(
-        self, tokens_BT: Tensor, targets_BT: Tensor, n_targets: Tensor, context_BK: Tensor | None
-    ) -> Tensor:
-        """The loss, a scalar; see `Replicas.losses`."""
-        return _loss(self.model, tokens_BT, targets_BT, n_targets, context_BK, parts=self.parts)
+        self,
+        tokens_BT: Tensor,
+        targets_BT: Tensor,
+        n_targets: Tensor,
+        context_BK: Tensor | None = None,
+        teacher_MBTV: Tensor | None = None,
+        numbers_N: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The loss, a scalar, and its (K,) terms; see `Replicas.losses`."""
+        batch = (tokens_BT, targets_BT, n_targets, context_BK, teacher_MBTV, numbers_N)
+        return _loss(self.model, *batch, parts=self.parts, objective=self.objective)
 
 
 class Replicas:
@@ -44,6 +55,8 @@ class Replicas:
         init_seeds: one for each replica; each starts as it would alone.
         dtype: of the passes, "float32", "bfloat16" or "float64".
         parts: passes whose losses add up to that of a step.
+        methods: what changes the modules, and the objective.
+        steps: of the training.
     """
 
     def __init__(
@@ -54,11 +67,16 @@ class Replicas:
         dtype: str,
         device: torch.device,
         parts: int = 1,
+        methods: Sequence[Method] = (),
+        steps: int = 1,
     ) -> None:
         self.n, self.device, self.parts = len(init_seeds), device, parts
-        models = [seeded(config, init_seed=seed) for seed in init_seeds]
+        self.config, self.methods, self.steps = config, tuple(methods), steps
+        made = [Equipment.of(config, methods, init_seed=seed, steps=steps) for seed in init_seeds]
+        self.equipment, models = made[0], [one.model for one in made]
+        self.objective = objective_of(methods)
         self.module = models[0].double() if dtype == "float64" else models[0]
-        self.layout = Layout.of(self.module)
+        self.layout = Layout.of(self.module, self.equipment.state)
         exact = torch.float64 if dtype == "float64" else torch.float32
         rows_RP = torch.zeros(self.n, self.layout.width, dtype=exact)
         for row_P, model in zip(rows_RP, models, strict=True):
@@ -70,44 +88,81 @@ class Replicas:
         """The weights that training passes read; the same memory unless dtype is bfloat16."""
         self.sites = dropout_sites(self.module)
         self.keys_RD = torch.zeros(self.n, len(self.sites), dtype=torch.int64, device=device)
+        self.controls: dict[str, Tensor] = {}
+        """(R, *shape) values of this step, by buffer name; see `hold_controls`."""
         self.leaves = self._leaves()
-        self.one_pass: nn.Module = OnePass(self.module, parts=parts)
+        self._spare: Equipment | None = None
+        self.one_pass: nn.Module = OnePass(self.module, parts=parts, objective=self.objective)
         """What a lone replica trains with; several processes put their shared one in its place."""
 
     def _leaves(self) -> dict[str, Tensor]:
         """What gradients are taken of: views of `compute_RP`."""
-        views = self.layout.views(self.compute_RP)
+        views = self.layout.views_of(self.compute_RP, self.layout.trained)
         if self.n > 1:
             return {name: view.detach().requires_grad_() for name, view in views.items()}
         for name, view in views.items():
             _parent(self.module, name).register_parameter(name.rpartition(".")[2], nn.Parameter(view[0]))
+        self._hold(self.state_views())
         for at, name in enumerate(self.sites):
             _parent(self.module, name).key = self.keys_RD[0, at]
         return dict(self.module.named_parameters())
 
-    def losses(self, batch: Batch, keys_RD: Tensor, n_targets_R: Tensor) -> Tensor:
-        """(R,) losses of a training pass: summed over the targets of each batch, divided by `n_targets_R`.
+    def _hold(self, buffers: Mapping[str, Tensor]) -> None:
+        """Let the module's buffers be the first row of (R, *shape) tensors."""
+        for name, value in buffers.items():
+            path, _, leaf = name.rpartition(".")
+            self.module.get_submodule(path)._buffers[leaf] = value[0]
+
+    def hold_controls(self, controls: Mapping[str, Tensor]) -> None:
+        """Read the controls from these (R, *shape) tensors from now on."""
+        self.controls = dict(controls)
+        if self.n == 1:
+            self._hold(self.controls)
+
+    def state_views(self, weights_RP: Tensor | None = None) -> dict[str, Tensor]:
+        """(R, *shape) of the state of methods, in float32 or better whatever the passes compute in."""
+        flat_RP = self.master_RP if weights_RP is None else weights_RP
+        trained = self.layout.n_trained
+        return self.layout.views_of(flat_RP, [s for s in self.layout.segments if s.start >= trained])
+
+    def trained_views(self) -> dict[str, Tensor]:
+        """(R, *shape) of the parameters, sharing the memory of the master weights."""
+        return self.layout.views_of(self.master_RP, self.layout.trained)
+
+    def losses(
+        self,
+        batch: Batch,
+        keys_RD: Tensor,
+        n_targets_R: Tensor,
+        teacher_RMBTV: Tensor | None = None,
+        numbers_N: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """(R,) losses of a training pass and (R, K) terms of the objective.
+
+        Both are summed over the targets of each batch and divided by `n_targets_R`.
 
         Args:
             batch: (R, B, T) tokens and so on.
             keys_RD: of the dropout sites.
+            teacher_RMBTV: logits of the teachers, where the objective has such.
+            numbers_N: coefficients of the objective at this step.
         """
         self.keys_RD.copy_(keys_RD)
+        inputs = (batch.tokens_BT, batch.targets_BT, n_targets_R, batch.context_BK, teacher_RMBTV)
         if self.n == 1:
-            one = (batch.tokens_BT[0], batch.targets_BT[0], n_targets_R[0])
-            context_BK = None if batch.context_BK is None else batch.context_BK[0]
-            return self.one_pass(*one, context_BK).unsqueeze(0)
+            loss, terms_K = self.one_pass(*(None if x is None else x[0] for x in inputs), numbers_N)
+            return loss.unsqueeze(0), terms_K.unsqueeze(0)
         keys = dict(zip(self.sites, self.keys_RD.unbind(1), strict=True))
-        context_dim = None if batch.context_BK is None else 0
-        return vmap(self._loss_of, in_dims=(0, 0, 0, 0, context_dim))(
-            self.leaves | keys, batch.tokens_BT, batch.targets_BT, n_targets_R, batch.context_BK
+        dims = tuple(None if x is None else 0 for x in inputs)
+        return vmap(self._loss_of, in_dims=(0, *dims, None))(
+            self.leaves | keys | self.state_views() | self.controls, *inputs, numbers_N
         )
 
-    def _loss_of(self, state: dict[str, Tensor], *batch: Tensor | None) -> Tensor:
+    def _loss_of(self, state: dict[str, Tensor], *batch: Tensor | None) -> tuple[Tensor, Tensor]:
         def model(*inputs: Tensor | None, **how: str) -> Output:
             return functional_call(self.module, state, inputs, how)
 
-        return _loss(model, *batch, parts=self.parts)
+        return _loss(model, *batch, parts=self.parts, objective=self.objective)
 
     def collect(self, grads_RP: Tensor, *, add: bool) -> None:
         """Move the gradients of the leaves into the flat buffer, over what it holds or on top of it."""
@@ -116,10 +171,10 @@ class Replicas:
             grads[name] = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
             leaf.grad = None
         if self.n == 1 and not add:  # views of a single row are dense: one call copies them all
-            places = self.layout.views(grads_RP)
+            places = self.layout.views_of(grads_RP, self.layout.trained)
             torch._foreach_copy_([places[name][0] for name in grads], list(grads.values()))
             return
-        flat_RP = self.layout.join(grads, self.layout.segments, like=self.compute_RP)
+        flat_RP = self.layout.join(grads, self.layout.trained, like=self.compute_RP)
         if add:
             grads_RP += flat_RP
         else:
@@ -145,21 +200,82 @@ class Replicas:
             if self.n == 1:
                 one = {name: view[0] for name, view in views.items()}
                 return functional_call(self.module, one, inputs, how).logits_BTV.unsqueeze(0)
-            return vmap(lambda state: functional_call(self.module, state, inputs, how).logits_BTV)(views)
+            held = views | self.controls
+            return vmap(lambda state: functional_call(self.module, state, inputs, how).logits_BTV)(held)
         finally:
             self.module.train()
 
+    def active(self) -> Tensor | None:
+        """(R, P) booleans: which trained numbers are in use at this step; None where all are."""
+        buffers, found = self.controls | self.state_views(), {}
+        for one in self.equipment.attached:
+            found |= one.active(buffers)
+        if not found:
+            return None
+        views, every = self.trained_views(), {}
+        for name, view in views.items():
+            used = found.get(name)
+            every[name] = torch.ones_like(view, dtype=torch.bool) if used is None else used.expand_as(view)
+        return self.layout.join(every, self.layout.trained, like=self.master_RP.to(torch.bool))
+
+    # ---------------------------------------------------------------- what is kept
+
+    def plain(self, replica: int) -> dict[str, Tensor]:
+        """One replica's trained numbers under the names of the plain model, whatever methods make of them."""
+        held = self.layout.state(self.master_RP[replica])
+        return {name: held[trained_name(self.module, name)] for name in self.equipment.plain}
+
     def state(self, replica: int, weights_RP: Tensor | None = None) -> dict[str, Tensor]:
-        """One replica's weights by name, as copies on the CPU."""
-        return self.layout.state((self.master_RP if weights_RP is None else weights_RP)[replica])
+        """The weights that one replica computes with, under the names of the plain model, on the CPU."""
+        held = self.layout.state((self.master_RP if weights_RP is None else weights_RP)[replica])
+        return held if not self.equipment.attached else self._filled(replica, held).exported()
+
+    def report(self, replica: int, weights_RP: Tensor) -> dict[str, float]:
+        """What the methods say of one replica's weights, such as densities."""
+        if not self.equipment.attached:
+            return {}
+        return self._filled(replica, self.layout.state(weights_RP[replica])).report()
+
+    def _filled(self, replica: int, held: Mapping[str, Tensor]) -> Equipment:
+        """A copy of the equipped module on the CPU with one replica's numbers in it."""
+        if self._spare is None:
+            self._spare = Equipment.of(self.config, self.methods, init_seed=0, steps=self.steps)
+            self._spare.model.to(self.master_RP.dtype)
+        held = dict(held) | {name: value[replica].cpu() for name, value in self.controls.items()}
+        self._spare.model.load_state_dict(held, strict=False)
+        for name, value in held.items():  # those that are not persistent are not in a state dict
+            path, _, leaf = name.rpartition(".")
+            place = self._spare.model.get_submodule(path)._buffers.get(leaf)
+            if place is not None:
+                place.copy_(value)
+        return self._spare
 
 
-def _loss(model, tokens_BT, targets_BT, n_targets, context_BK, *, parts: int) -> Tensor:
+def objective_of(methods: Sequence[Method]) -> Objective | None:
+    """What replaces the cross entropy, if a method does.
+
+    Raises:
+        ValueError: two methods that do.
+    """
+    made = [(method.kind, objective) for method in methods if (objective := method.objective()) is not None]
+    if len(made) > 1:
+        raise ValueError(f"methods {made[0][0]!r} and {made[1][0]!r} both replace the objective; accepted: one")
+    return made[0][1] if made else None
+
+
+def _loss(
+    model, tokens_BT, targets_BT, n_targets, context_BK, teacher_MBTV, numbers_N, *, parts: int, objective
+) -> tuple[Tensor, Tensor]:
     output = model(tokens_BT, context_BK, readout=readout_of(tokens_BT, targets_BT))
-    loss = summed_loss(output.logits_BTV, targets_BT) / n_targets
+    if objective is None:
+        loss = summed_loss(output.logits_BTV, targets_BT) / n_targets
+        terms_K = loss.new_zeros(0)
+    else:
+        sums = objective(output.logits_BTV, targets_BT, teacher_MBTV, numbers_N) / n_targets
+        loss, terms_K = sums[0], sums[1:].detach()
     for weight, logits_BTV in output.exits:
         loss = loss + weight * summed_loss(logits_BTV, targets_BT) / n_targets
-    return loss if output.aux_loss is None else loss + output.aux_loss / parts
+    return loss if output.aux_loss is None else loss + output.aux_loss / parts, terms_K
 
 
 def _parent(module: nn.Module, name: str) -> nn.Module:

@@ -4,7 +4,7 @@ The result is an `Evaluation`, filed under its own digest and never computed twi
 test of a training run is one too; asking for it again finds it in the run's own rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 
 from lmbench.config import Config, from_dict
 from lmbench.measure.score import evaluate, mean_effort
+from lmbench.methods.base import Method, equipped, in_force
 from lmbench.models.base import LanguageModel, ModelConfig, seeded
 from lmbench.records import Records
 from lmbench.run import Evaluation, Run
 from lmbench.store import Store
-from lmbench.tasks.base import View, load_task
+from lmbench.tasks.base import Batch, View, load_task
 from lmbench.training.environment import environment
 from lmbench.training.execute import resolve_device
 from lmbench.training.record import RunRecord, describe, weights_hash
@@ -34,17 +35,26 @@ class Loaded:
     """sha256 of the weights."""
 
 
-def load_run(digest: str, *, store: Store, device: torch.device, model: ModelConfig | None = None) -> Loaded:
+def load_run(
+    digest: str,
+    *,
+    store: Store,
+    device: torch.device,
+    model: ModelConfig | None = None,
+    methods: Sequence[Method] | None = None,
+) -> Loaded:
     """Rebuild a run's model with the weights that it reports.
 
     Args:
         model: what computes with them, where it is not the run's own.
+        methods: what computes with them beside the model; None is what was in force at the run's end.
 
     Raises:
         ValueError: unknown run, a run without weights, or a model that they do not fit.
     """
     run = from_dict("run", store.record(digest)["run"]["config"])
     state = load_file(store.weights(digest))
+    held = in_force(run.methods, step=run.steps, steps=run.steps) if methods is None else methods
     built = seeded(model or run.model, init_seed=run.init_seed)
     shapes = {name: tuple(value.shape) for name, value in built.named_parameters()}
     odd = sorted(name for name, value in state.items() if shapes.get(name) != tuple(value.shape))
@@ -54,7 +64,17 @@ def load_run(digest: str, *, store: Store, device: torch.device, model: ModelCon
             f"the weights of run {digest} do not fit {(model or run.model).name}: {odd[0]} is not the same"
         )
     built.load_state_dict(state, strict=False)
+    if held:
+        seen = _seen(run, max(method.calibration_batches for method in held))
+        built = equipped(model or run.model, dict(built.named_parameters()), methods=held, batches=seen)
     return Loaded(run=run, model=built.to(device), weights=weights_hash(state))
+
+
+def _seen(run: Run, n: int) -> Iterator[Batch]:
+    """The first batches of a run's training, for methods that look at data after it."""
+    view = View(seq_len=run.model.seq_len, is_window=run.model.is_window, device=torch.device("cpu"))
+    stream = load_task(run.task).stream(run, view)
+    return (stream.at(step) for step in range(n))
 
 
 def evaluate_run(
@@ -65,6 +85,7 @@ def evaluate_run(
     task: Config | None = None,
     protocol: Config | None = None,
     model: ModelConfig | None = None,
+    methods: Sequence[Method] | None = None,
     eval_seed: int | None = None,
     device: str | None = None,
 ) -> pd.DataFrame:
@@ -74,6 +95,7 @@ def evaluate_run(
         store: a `Store`, or a read-only `Reference`, which must hold the evaluation.
         model: computes something else with the same weights: fewer iterations, an earlier exit. What
             the pass took (`LanguageModel.effort`) stands among the rows where it depends on the text.
+        methods: computes with the weights beside the model: another width, a quantisation after training.
 
     Raises:
         ValueError: unknown run, a run without weights, a model with other weights, a task whose
@@ -90,6 +112,7 @@ def evaluate_run(
         model=model or run.model,
         task=task or run.task,
         protocol=protocol or run.protocol,
+        methods=in_force(run.methods, step=run.steps, steps=run.steps) if methods is None else tuple(methods),
         split=split,
         eval_seed=run.eval_seed if eval_seed is None else eval_seed,
         trained_on=run.task if other else None,
@@ -104,7 +127,8 @@ def evaluate_run(
                 f"{evaluation.task.caption}; run with store=local to score it"
             )
         where = resolve_device(device)
-        loaded = load_run(digest, store=store, device=where, model=model)
+        how = {"model": model, "methods": evaluation.methods}
+        loaded = load_run(digest, store=store, device=where, **how)
         store.ensure(evaluation.digest, lambda: _evaluate_into(evaluation, loaded, store, where))
     return store.frame([evaluation.digest])
 
@@ -137,7 +161,7 @@ def _evaluate_into(evaluation: Evaluation, loaded: Loaded, store: Store, device:
         scores = evaluate(loaded.model, data, **how)
         effort = mean_effort(loaded.model, data, **how)
         scores = replace(scores, metrics=scores.metrics | effort)
-        record = RunRecord(loaded.run.replace(task=evaluation.task), loaded.model.state_dict(), device)
+        record = RunRecord(loaded.run.replace(task=evaluation.task), dict(loaded.model.named_parameters()), device)
         record.scores(evaluation, loaded.run.steps, scores)
         if evaluation.split == "test":
             record.last_step = loaded.run.steps

@@ -1,0 +1,304 @@
+"""What every training method is: a config, and what it puts into a model, as the engine drives it.
+
+A method changes training without being the model. It may change a module in place (masks and
+quantisers as parametrizations of weights, hooks on activations), what is learned from (the
+stream), what is minimised (the objective), or what a step costs; most do one of these. All
+that changes with the step stands in buffers that the engine fills, so that any method trains
+stacked, as one captured graph, and goes on after a kill.
+
+    controls   buffers with a value for each step, known beforehand (a width, a switch)
+    state      buffers of each replica that depend on its weights (pruning masks); they lie in
+               the flat buffer behind the weights, so checkpoints and best weights hold them
+
+Legend: S step, R replica, M teacher, B batch, T position, V vocabulary, K number.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from lmbench.config import Config
+from lmbench.models.base import LanguageModel, ModelConfig, seeded
+from lmbench.tasks.base import Batch, Stream, TaskData, View
+
+
+class Attached:
+    """What one method has put into one module. This base does nothing; methods override what they need."""
+
+    def controls(self, runs: Sequence[Config]) -> dict[str, Tensor]:
+        """Values of buffers by dotted name: (S, R, *shape), or (S, 1, *shape) where replicas share them.
+
+        Args:
+            runs: the R runs of the group; S is their number of steps.
+        """
+        return {}
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """Dotted names of the buffers that belong to each replica; floating point."""
+        return ()
+
+    def due(self, done: int) -> bool:
+        """Whether `refresh` is to be called before step number `done`, the first being 0."""
+        return False
+
+    def refresh(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor], *, done: int) -> None:
+        """Compute state anew, in place, outside of any graph; learned scales may be set here too.
+
+        Args:
+            weights: (R, *shape) of the parameters by dotted name, sharing the memory that is trained.
+            state: (R, *shape) of the buffers named by `state`.
+        """
+
+    def active(self, buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Which weights are in use: booleans that broadcast to (R, *shape), by parameter name.
+
+        Updates of the others are undone, moments too. Parameters that are not named are in use.
+
+        Args:
+            buffers: (R, *shape) of all controls and state of this step.
+        """
+        return {}
+
+    def pass_model(self, done: int) -> tuple[Hashable, nn.Module | None]:
+        """What executes the training pass of a step, with a key that is equal where the module is.
+
+        None is the module itself. Others must compute the same from the same parameters.
+        """
+        return None, None
+
+    def calibrate(self, batches: Iterable[Batch]) -> None:
+        """Fit what a post-training form needs to see data for; `batches` are of the training split."""
+
+    def report(self) -> dict[str, float]:
+        """Numbers of the finished model by metric, such as densities; read when its state is in place."""
+        return {}
+
+
+class Objective(ABC):
+    """What is minimised in place of the cross entropy of the targets. Abstract."""
+
+    terms: tuple[str, ...] = ()
+    """Names of the parts that are logged apart."""
+
+    def numbers(self, steps: int) -> Tensor:
+        """(S, K) coefficients that change with the step, read by `__call__`; K may be 0."""
+        return torch.zeros(steps, 0)
+
+    @abstractmethod
+    def __call__(
+        self, logits_BTV: Tensor, targets_BT: Tensor, teacher_MBTV: Tensor | None, numbers_K: Tensor
+    ) -> Tensor:
+        """(1 + number of terms,) sums over the targets in nats: the objective, then each of its terms.
+
+        Args:
+            targets_BT: IGNORE where a position does not count.
+            teacher_MBTV: logits of the teachers at the same positions; None where there is none.
+        """
+
+
+class Method(Config, ABC):
+    """Abstract: the settings of a training method."""
+
+    role: ClassVar[str] = "method"
+    # Order in which methods act on one weight: Q(M * W) is prune, then quantize.
+    place: ClassVar[int] = 9
+
+    # Training batches that the method looks at where it is applied after training.
+    calibration_batches: ClassVar[int] = 0
+
+    @property
+    def alone(self) -> str:
+        """Why runs with this method cannot be stacked; "" where they can."""
+        return ""
+
+    @property
+    def teachers(self) -> tuple[Config, ...]:
+        """Runs whose weights the method reads, or models that bring their own; an objective's in its order."""
+        return ()
+
+    def check(self, run: Config) -> None:
+        """Raise ValueError, in one sentence, where the method does not fit the rest of the run."""
+
+    def attach(self, model: LanguageModel, config: ModelConfig, *, steps: int) -> Attached | None:
+        """Change a module in place; None where this setting changes nothing.
+
+        Args:
+            config: what `model` was built from.
+            steps: of the training; 1 where given weights are scored.
+        """
+        return None
+
+    def in_force(self, step: int, steps: int) -> "Method | None":
+        """What is still needed to score the exported weights after `step` of `steps` steps; None is nothing.
+
+        Masks and quantised weights are exported as they are. A width and quantised activations are not
+        in the weights.
+        """
+        return None
+
+    def settled(self, step: int, steps: int) -> bool:
+        """Whether after `step` steps that is in force which is so in the end; earlier weights are no best."""
+        return True
+
+    def objective(self) -> Objective | None:
+        """What replaces the cross entropy; at most one method of a run has one."""
+        return None
+
+    def stream(
+        self,
+        stream: Stream,
+        *,
+        data: TaskData,
+        run: Config,
+        view: View,
+        weights: Mapping[str, Mapping[str, Tensor]],
+    ) -> Stream:
+        """The training batches, from those that the task would give.
+
+        Args:
+            weights: of the runs among `teachers`, by digest; where one is missing, as in what is only
+                timed, the method does without.
+        """
+        return stream
+
+    def stages(
+        self, stages: list[tuple[int, ModelConfig]], *, steps: int
+    ) -> list[tuple[int, ModelConfig]]:
+        """(first step, model whose passes cost as much) of a training; `stages` are those without this method."""
+        return stages
+
+    def extra_flops(self, run: Config, step: int) -> dict[str, float]:
+        """FLOPs until a step that are not the trained model's, by what they are for ("teacher", "selection")."""
+        return {}
+
+
+class Equipment:
+    """All that the methods of a run have put into one module.
+
+    Args:
+        methods: in any order; they act in that of their `place`.
+    """
+
+    def __init__(
+        self, model: LanguageModel, config: ModelConfig, methods: Sequence[Method], *, steps: int
+    ) -> None:
+        self.model = model
+        self.plain = tuple(name for name, _ in model.named_parameters())
+        """Names of the parameters without methods, in their order."""
+        made = [method.attach(model, config, steps=steps) for method in in_order(methods)]
+        self.attached: list[Attached] = [one for one in made if one is not None]
+        self.state = tuple(name for one in self.attached for name in one.state)
+
+    @classmethod
+    def of(
+        cls, config: ModelConfig, methods: Sequence[Method], *, init_seed: int, steps: int
+    ) -> Self:
+        """A fresh model with its equipment."""
+        return cls(seeded(config, init_seed=init_seed), config, methods, steps=steps)
+
+    def controls(self, runs: Sequence[Config]) -> dict[str, Tensor]:
+        """(S, R, *shape) by buffer name."""
+        found = {name: table for one in self.attached for name, table in one.controls(runs).items()}
+        return {name: table.expand(-1, len(runs), *table.shape[2:]) for name, table in found.items()}
+
+    def load_plain(self, weights: Mapping[str, Tensor]) -> None:
+        """Put plain weights under the parametrizations, and forget their state."""
+        for name, value in weights.items():
+            self.original(name).data.copy_(value)
+
+    def original(self, name: str) -> nn.Parameter:
+        """The trained tensor behind a plain name."""
+        return self.model.get_parameter(trained_name(self.model, name))
+
+    @torch.no_grad()
+    def exported(self) -> dict[str, Tensor]:
+        """The weights that the model computes with, under their plain names: masked, quantised, not narrowed."""
+        return {name: effective(self.model, name).detach().clone() for name in self.plain}
+
+    def settle(self, run: Config | None = None, batches: Iterable[Batch] = ()) -> None:
+        """Make weights that were loaded ready to be scored: controls and state of the first step."""
+        weights = {name: value.data.unsqueeze(0) for name, value in self.model.named_parameters()}
+        for one in self.attached:
+            for name, table in one.controls([run] if run is not None else [_ONE_STEP]).items():
+                self.model.get_buffer(name).copy_(table[0, 0])
+            state = {name: self.model.get_buffer(name).unsqueeze(0) for name in one.state}
+            if one.due(0):
+                one.refresh(weights, state, done=0)
+        seen = list(batches)
+        for one in self.attached:
+            one.calibrate(seen)
+
+    def report(self) -> dict[str, float]:
+        """Numbers of the finished model, by metric."""
+        return {name: value for one in self.attached for name, value in one.report().items()}
+
+
+def equipped(
+    config: ModelConfig,
+    weights: Mapping[str, Tensor],
+    *,
+    methods: Sequence[Method] = (),
+    batches: Iterable[Batch] = (),
+) -> LanguageModel:
+    """A model with given weights, and what computes with them beside it.
+
+    Args:
+        weights: under the plain names.
+        methods: such as those of an `Evaluation`.
+        batches: of the training split, for methods that look at data after training.
+
+    Raises:
+        ValueError: a method that does not fit the model.
+    """
+    made = Equipment.of(config, methods, init_seed=0, steps=1)
+    made.load_plain(weights)
+    made.settle(batches=batches)
+    return made.model
+
+
+class _OneStep:
+    """Stands for a run where weights are only scored."""
+
+    steps, dropout_seed = 1, 0
+
+
+_ONE_STEP = _OneStep()
+
+
+def in_order(methods: Sequence[Method]) -> list[Method]:
+    """Methods in the order in which they act."""
+    return sorted(methods, key=lambda method: method.place)
+
+
+def in_force(methods: Sequence[Method], *, step: int, steps: int) -> tuple[Method, ...]:
+    """What is needed beside exported weights to score them after `step` of `steps` steps."""
+    found = [method.in_force(step, steps) for method in in_order(methods)]
+    return tuple(method for method in found if method is not None)
+
+
+def trained_name(model: nn.Module, name: str) -> str:
+    """Dotted name of the tensor that is trained where the model reads the parameter `name`."""
+    path, _, leaf = name.rpartition(".")
+    module = model.get_submodule(path)
+    if parametrize.is_parametrized(module, leaf):
+        return f"{path}.parametrizations.{leaf}.original" if path else f"parametrizations.{leaf}.original"
+    return name
+
+
+def effective(model: nn.Module, name: str) -> Tensor:
+    """What the permanent parametrizations make of a parameter; the parameter itself where it has none."""
+    path, _, leaf = name.rpartition(".")
+    module = model.get_submodule(path)
+    if not parametrize.is_parametrized(module, leaf):
+        return model.get_parameter(name)
+    steps = module.parametrizations[leaf]
+    value = steps.original
+    for step in steps:
+        if step.permanent:
+            value = step(value)
+    return value

@@ -1,0 +1,86 @@
+"""What a step reads beside the weights that it trains: the stream of batches, and logits of teachers.
+
+A teacher is a finished run of the store, or a model that brings its own weights. Its passes are
+those of the step's own batches, made without gradients; all replicas of a group learn from the
+same teachers, so their batches go through each of them as one.
+
+Legend: R replica, M teacher, B batch, T position, V vocabulary.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lmbench.measure.score import readout_of
+from lmbench.models.base import LanguageModel, seeded
+from lmbench.run import Run
+from lmbench.tasks.base import Batch, Stream, TaskData, View
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+def stream_of(
+    run: Run, data: TaskData, view: View, weights: Mapping[str, Mapping[str, Tensor]] | None = None
+) -> Stream:
+    """The training batches of a run: those of its task, as its methods choose and order them.
+
+    Args:
+        weights: of the runs that methods read, by digest.
+    """
+    stream = data.stream(run, view)
+    for method in run.methods:
+        stream = method.stream(stream, data=data, run=run, view=view, weights=weights or {})
+    return stream
+
+
+def teachers_of(runs: Sequence[Run]) -> dict[str, Run]:
+    """The runs whose weights the methods of some runs read, by digest."""
+    found = [one for run in runs for method in run.methods for one in method.teachers]
+    return {one.digest: one for one in found if isinstance(one, Run)}
+
+
+class Teachers:
+    """The teachers of a group's objective; none where no method asks for any.
+
+    Args:
+        weights: of teachers that are runs, by digest.
+    """
+
+    def __init__(
+        self, run: Run, weights: Mapping[str, dict[str, Tensor]], *, data: TaskData, view: View
+    ) -> None:
+        taught = [method for method in run.methods if method.objective() is not None]
+        asked = [one for method in taught for one in method.teachers]
+        dtype = DTYPES[run.dtype]
+        self.models = [_teacher(one, weights).to(view.device, dtype).eval() for one in asked]
+        for model in self.models:
+            model.requires_grad_(False)
+
+    def parts(self, batch: Batch, row: Mapping[str, Tensor], *, n: int) -> list[Tensor | None]:
+        """(R, M, B, T, V) logits for each of n micro-batches of a batch of (R, B, T) tokens."""
+        if not self.models:
+            return [None] * n
+        with torch.no_grad():
+            logits_RMBTV = self._logits(batch)
+        return list(logits_RMBTV.chunk(n, dim=2))
+
+    def _logits(self, batch: Batch) -> Tensor:
+        R = batch.tokens_BT.shape[0]
+        readout = readout_of(batch.tokens_BT, batch.targets_BT)
+        context = None if batch.context_BK is None else batch.context_BK.flatten(0, 1)
+        found = [
+            model(batch.tokens_BT.flatten(0, 1), context, readout=readout).logits_BTV.unflatten(0, (R, -1))
+            for model in self.models
+        ]
+        return torch.stack(found, dim=1)
+
+
+def _teacher(asked: Run, weights: Mapping[str, dict[str, Tensor]]) -> LanguageModel:
+    """A teacher with its weights."""
+    if not isinstance(asked, Run):
+        return seeded(asked, init_seed=0)  # a model that reads its weights from its own folder
+    model = seeded(asked.model, init_seed=asked.init_seed)
+    if asked.digest in weights:
+        model.load_state_dict(weights[asked.digest])
+    return model
