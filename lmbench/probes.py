@@ -142,3 +142,46 @@ class FlipCurve(Config):
     """Changes tried for each flip, of which the worst is kept."""
     seed: int = Field(0, ge=0, le=MAX_SEED)
     """Windows and candidates."""
+
+
+class Agreement(Config):
+    """How far a finished run agrees with another, its teacher, on the same tokens."""
+
+    role: ClassVar[str] = "run"
+    kind: ClassVar[Literal["agreement"]] = "agreement"
+
+    student: str = Field(pattern=r"^[0-9a-f]{16}$")
+    """Digest of the run, whose reported weights are compared."""
+    teacher: str = Field(pattern=r"^[0-9a-f]{16}$")
+    """Digest of the run that it is compared with; its own where methods changed the weights."""
+    methods: tuple[one_of("method"), ...] | None = None
+    """What computes with the student's weights, as a quantisation after training; None is what was in
+    force at the run's end."""
+    task: one_of("task") | None = None
+    """What is scored; None is the student's own task."""
+    split: Literal["train", "valid", "test"] = "test"
+    """Part of the task's data."""
+    eval_seed: int = Field(0, ge=0, le=MAX_SEED)
+    """Examples of tasks that draw their evaluation set."""
+    alpha: float = Field(0.5, ge=0, le=1)
+    """Share of the cross entropy in the published approximation ratio."""
+    temperature: float = Field(1.0, gt=0)
+    """Divides the logits in the divergence of that ratio; 1 leaves them."""
+
+
+class Artifact(Config):
+    """A finished run packed into a file of so many bytes, and the scores of what is read back from it."""
+
+    role: ClassVar[str] = "run"
+    kind: ClassVar[Literal["artifact"]] = "artifact"
+
+    run: str = Field(pattern=r"^[0-9a-f]{16}$")
+    """Digest of the run, whose reported weights are packed."""
+    methods: tuple[one_of("method"), ...] = ()
+    """Applied to the weights first: a quantisation after training; empty packs them as they are."""
+    other: Literal["float32", "float16"] = "float32"
+    """Type of the weights that no method quantised; the rounding of float16 is part of the scores."""
+    scales: Literal["float32", "float16"] = "float32"
+    """Type of the scales of those that one did."""
+    split: Literal["valid", "test"] = "test"
+    """Part of the task's data that is scored."""

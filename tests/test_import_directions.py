@@ -15,6 +15,7 @@ PACKAGE = Path(lmbench.__file__).parent
 LEVELS = (
     ("errors", "home", "progress"),
     ("config",),
+    ("curves",),
     ("schedule", "tracking"),
     ("run",),
     ("probes",),
@@ -42,7 +43,7 @@ ANALYSIS_MAY_IMPORT = {"home", "config", "schedule", "run", "records", "store", 
 MAY_IMPORT_ANALYSIS = {"analysis", "notebook", "batch", "report", "report_pages", "cli"}
 # Drawing a report page is part of the report.
 SIBLINGS = {("report", "report_pages")}
-WITHOUT_TORCH = ("analysis", "config", "entries", "errors", "folders", "home", "index", "locks")
+WITHOUT_TORCH = ("analysis", "config", "curves", "entries", "errors", "folders", "home", "index", "locks")
 WITHOUT_TORCH += ("probes", "progress", "records", "run", "schedule", "store", "tracking")
 # Installed by `make env`, but not where models are only trained and measured.
 LAZY = {"papermill", "jupyter_client", "nbclient", "nbformat", "nbconvert", "IPython", "fvcore", "pooch"}
