@@ -148,19 +148,26 @@ _PARTS = ("model", "task", "protocol", "optimizer", "schedule")
 def make_run(assignments: Mapping[str, Any]) -> Run:
     """A Run from flat keys: Run fields, dotted keys, or bare keys found in exactly one part.
 
+    Methods are parts too: `methods` names one or several, and their fields are spelled with their
+    kind, or with `method` where there is one.
+
     Args:
-        assignments: such as `{"model": "mlp", "steps": 10, "task.corpus": "ptb", "lr": 1e-3}`.
+        assignments: such as `{"model": "mlp", "steps": 10, "task.corpus": "ptb", "lr": 1e-3}` or
+            `{"methods": ["prune", "quantize"], "prune.density": 0.1, "bits": 4}`.
 
     Raises:
         ValueError: a key that no part has, or that several have, or a refused value.
     """
     top: dict[str, Any] = {part: assignments[part] for part in _PARTS if part in assignments}
     chosen = {part: _chosen_kind(part, top.get(part)) for part in _PARTS}
-    nested: dict[str, dict[str, Any]] = {part: {} for part in _PARTS}
+    methods = _chosen_methods(assignments.get("methods", ()))
+    nested: dict[str, dict[str, Any]] = {part: {} for part in (*_PARTS, *methods)}
     for key, value in assignments.items():
-        if key in _PARTS:
+        if key in _PARTS or key == "methods":
             continue
-        part, field = resolve_key(key, {part: cls for part, (cls, _) in chosen.items()})
+        if key.startswith("method.") and len(methods) == 1:
+            key = f"{next(iter(methods))}.{key.removeprefix('method.')}"
+        part, field = resolve_key(key, {part: cls for part, (cls, _) in (chosen | methods).items()})
         if part == "run":
             top[field] = value
         else:
@@ -168,7 +175,24 @@ def make_run(assignments: Mapping[str, Any]) -> Run:
     for part, (cls, fields) in chosen.items():
         if not isinstance(top.get(part), Config) or nested[part]:
             top[part] = build(cls, fields | nested[part])
+    if methods:
+        top["methods"] = tuple(build(cls, fields | nested[part]) for part, (cls, fields) in methods.items())
     return build(Run, top)
+
+
+def _chosen_methods(given: Any) -> dict[str, tuple[type[Config], dict[str, Any]]]:
+    """The class of each method with the fields already chosen for it, by kind.
+
+    Raises:
+        ValueError: two of one kind, whose fields could not be told apart.
+    """
+    given = [given] if isinstance(given, str | Mapping | Config) else list(given)
+    made = [_chosen_kind("method", one) for one in given]
+    names = [cls.kind for cls, _ in made]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"methods lists {twice[0]!r} twice; accepted here: each kind once")
+    return dict(zip(names, made, strict=True))
 
 
 def _chosen_kind(part: str, value: Any) -> tuple[type[Config], dict[str, Any]]:

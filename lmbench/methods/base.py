@@ -15,13 +15,14 @@ Legend: S step, R replica, M teacher, B batch, T position, V vocabulary, K numbe
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lmbench.config import Config
+from lmbench.layers.shape import Readout
 from lmbench.models.base import LanguageModel, ModelConfig, seeded
 from lmbench.tasks.base import Batch, Stream, TaskData, View
 
@@ -101,6 +102,26 @@ class Objective(ABC):
         """
 
 
+class Coded(NamedTuple):
+    """How the values of one weight are to be written: whole numbers of so many bits times a scale."""
+
+    bits: float
+    granularity: str | int
+    """What shares a scale: "row", "tensor", or so many neighbours of a row."""
+
+
+class TeacherTable(ABC):
+    """What teachers say of all the data that a training can draw. Abstract."""
+
+    @abstractmethod
+    def rows(self, row: Mapping[str, Tensor], *, seq_len: int, readout: Readout) -> Tensor:
+        """(R, M, B, T, X) in place of logits, for the batch that the stream makes of `row`.
+
+        Args:
+            row: (R, B, ...) tensors of `Stream.index`.
+        """
+
+
 class Method(Config, ABC):
     """Abstract: the settings of a training method."""
 
@@ -141,12 +162,26 @@ class Method(Config, ABC):
         """
         return None
 
+    def coded(self, config: ModelConfig) -> dict[str, Coded]:
+        """The weights that are whole numbers times scales once the method has acted, by parameter name."""
+        return {}
+
     def settled(self, step: int, steps: int) -> bool:
         """Whether after `step` steps that is in force which is so in the end; earlier weights are no best."""
         return True
 
     def objective(self) -> Objective | None:
         """What replaces the cross entropy; at most one method of a run has one."""
+        return None
+
+    def cached(
+        self, models: Sequence[LanguageModel], *, data: TaskData, run: Config, view: View
+    ) -> "TeacherTable | None":
+        """What the teachers say of the training data, made before the first step; None asks them at each.
+
+        Args:
+            models: the teachers with their weights, in the order of `teachers`.
+        """
         return None
 
     def stream(
@@ -171,6 +206,12 @@ class Method(Config, ABC):
     ) -> list[tuple[int, ModelConfig]]:
         """(first step, model whose passes cost as much) of a training; `stages` are those without this method."""
         return stages
+
+    def active_stages(
+        self, stages: list[tuple[int, ModelConfig]], *, steps: int
+    ) -> list[tuple[int, ModelConfig]]:
+        """The same as `stages`, with a model of the units in use where masks execute all of them."""
+        return self.stages(stages, steps=steps)
 
     def extra_flops(self, run: Config, step: int) -> dict[str, float]:
         """FLOPs until a step that are not the trained model's, by what they are for ("teacher", "selection")."""
@@ -273,6 +314,14 @@ _ONE_STEP = _OneStep()
 def in_order(methods: Sequence[Method]) -> list[Method]:
     """Methods in the order in which they act."""
     return sorted(methods, key=lambda method: method.place)
+
+
+def exported(model: LanguageModel, config: ModelConfig) -> dict[str, Tensor]:
+    """The weights that an equipped model computes with, under the names of the plain one."""
+    with torch.device("meta"):
+        names = [name for name, _ in config.build().named_parameters()]
+    with torch.no_grad():
+        return {name: effective(model, name).detach().clone() for name in names}
 
 
 def in_force(methods: Sequence[Method], *, step: int, steps: int) -> tuple[Method, ...]:

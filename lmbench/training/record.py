@@ -185,9 +185,12 @@ class RunRecord:
             # Its share: the replicas of a program lie in one memory.
             "peak_memory_bytes": peak_memory(self.device) // self.replicas,
         }
+        if run.methods:
+            costs["active_flops"] = active_flops(run, steps)
         extra = extra_flops(run, steps)
         costs |= {f"{name}_flops": value for name, value in extra.items()}
         if extra:
+            # What the whole run computes: teachers and selection too.
             costs["all_flops"] = costs["train_flops"] + costs["optimizer_flops"] + sum(extra.values())
         for metric, value in (costs | dict(report)).items():
             self._row(steps, "", metric, float(value), 1)
@@ -219,15 +222,33 @@ def n_sequences(run: Run, step: int) -> int:
 
 def run_flops(run: Run, step: int) -> int:
     """Forward and backward matrix products of the first `step` steps, of what each stage executes."""
-    readout, starts = readout_of(run), executed(run)
-    ends = [start for start, _ in starts[1:]] + [run.steps]
+    return _spent(run, step, _course(run, is_active=False))
+
+
+def active_flops(run: Run, step: int) -> int:
+    """The same of the units in use, where methods only mask the others."""
+    return _spent(run, step, _course(run, is_active=True))
+
+
+def _spent(run: Run, step: int, course: Sequence[tuple[int, int]]) -> int:
+    ends = [start for start, _ in course[1:]] + [run.steps]
     return sum(
-        train_flops(
-            stage, readout=readout, sequences=n_sequences(run, min(step, end)) - n_sequences(run, start)
-        )
-        for (start, stage), end in zip(starts, ends, strict=True)
+        each * (n_sequences(run, min(step, end)) - n_sequences(run, start))
+        for (start, each), end in zip(course, ends, strict=True)
         if start < step
     )
+
+
+_COURSES: dict[tuple[str, bool], list[tuple[int, int]]] = {}
+
+
+def _course(run: Run, *, is_active: bool) -> list[tuple[int, int]]:
+    """(first step, FLOPs of training on one sequence); kept, because every row of a record asks for it."""
+    key = (run.digest, is_active)
+    if key not in _COURSES:
+        readout, stages = readout_of(run), in_use(run) if is_active else executed(run)
+        _COURSES[key] = [(start, train_flops(one, readout=readout, sequences=1)) for start, one in stages]
+    return _COURSES[key]
 
 
 def executed(run: Run) -> list[tuple[int, ModelConfig]]:
@@ -235,6 +256,14 @@ def executed(run: Run) -> list[tuple[int, ModelConfig]]:
     stages = stage_starts(run.model, steps=run.steps)
     for method in run.methods:
         stages = method.stages(stages, steps=run.steps)
+    return stages
+
+
+def in_use(run: Run) -> list[tuple[int, ModelConfig]]:
+    """The same with a model of the units in use, though masks execute all of them."""
+    stages = stage_starts(run.model, steps=run.steps)
+    for method in run.methods:
+        stages = method.active_stages(stages, steps=run.steps)
     return stages
 
 

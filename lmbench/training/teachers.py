@@ -52,13 +52,27 @@ class Teachers:
     ) -> None:
         taught = [method for method in run.methods if method.objective() is not None]
         asked = [one for method in taught for one in method.teachers]
+        self.run = run
         dtype = DTYPES[run.dtype]
         self.models = [_teacher(one, weights).to(view.device, dtype).eval() for one in asked]
         for model in self.models:
             model.requires_grad_(False)
+        found = [method.cached(self.models, data=data, run=run, view=view) for method in taught]
+        self.table = next((one for one in found if one is not None), None)
+        """What replaces their passes; None where they are asked at each step."""
+        if self.table is not None:
+            self.models = []
 
     def parts(self, batch: Batch, row: Mapping[str, Tensor], *, n: int) -> list[Tensor | None]:
-        """(R, M, B, T, V) logits for each of n micro-batches of a batch of (R, B, T) tokens."""
+        """(R, M, B, T, V) logits, or rows of a table, for each of n micro-batches of (R, B, T) tokens.
+
+        Args:
+            row: what the stream made the batch of.
+        """
+        if self.table is not None:
+            how = {"seq_len": self.run.model.seq_len}
+            how["readout"] = readout_of(batch.tokens_BT, batch.targets_BT)
+            return list(self.table.rows(row, **how).chunk(n, dim=2))
         if not self.models:
             return [None] * n
         with torch.no_grad():

@@ -1,0 +1,152 @@
+"""Finished runs as files: packed, read back, and scored from nothing but their bytes.
+
+The file lies in the folder of its record, so it is covered by the hashes of `done`. What is
+scored is what was read back in a fresh object; the scores of the weights before stand in the
+rows of their run.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+
+from lmbench.config import Config
+from lmbench.measure.artifact import Coding, Packed, pack, predicted_bytes, unpack
+from lmbench.measure.score import evaluate
+from lmbench.methods.base import Method, equipped, exported, in_force
+from lmbench.probes import Artifact
+from lmbench.records import ROW_COLUMNS, Records, no_items, write_atomically
+from lmbench.run import Run
+from lmbench.store import Store
+from lmbench.tasks.base import View, load_task
+from lmbench.tasks.text import TextData
+from lmbench.training.environment import environment
+from lmbench.training.execute import resolve_device
+from lmbench.training.record import describe
+from lmbench.training.rescore import Loaded, load_run
+
+FILE = "model.lmb"
+
+
+def artifacts(
+    digests: Sequence[str],
+    *,
+    store: Records,
+    methods: Sequence[Method] = (),
+    other: str = "float32",
+    scales: str = "float32",
+    split: str = "test",
+    device: str | None = None,
+) -> pd.DataFrame:
+    """One row for each run: the bytes of its file, as predicted and as they are, and scores of it.
+
+    Columns: run, label, init_seed, record, bytes, predicted_bytes, one of each part ("bytes_codes", ...),
+    bits_per_parameter, density (nonzero weights), and the metrics of the task.
+
+    Args:
+        methods: applied to the weights first, such as a quantisation after training.
+
+    Raises:
+        ValueError: an unknown run, one without weights, methods that do not fit it, or a read-only store
+            that lacks a file's scores.
+    """
+    how = {"methods": tuple(methods), "other": other, "scales": scales, "split": split}
+    asked = {digest: Artifact(run=digest, **how) for digest in digests}
+    parts = []
+    for digest, one in asked.items():
+        if not store.has(one.digest):
+            if not isinstance(store, Store):
+                raise ValueError(f"the reference results {store.root} lack the packed form of run {digest}")
+            store.ensure(one.digest, lambda one=one: _pack_into(one, store, device))
+        rows = store.frame([one.digest])
+        values = rows.set_index("metric")["value"].to_dict()
+        seed = store.record(digest)["run"]["config"]["init_seed"]
+        told = {"run": digest, "label": rows["label"].iloc[0], "init_seed": seed, "record": one.digest}
+        parts.append(told | values)
+    return pd.DataFrame(parts)
+
+
+def packed_run(asked: Artifact, loaded: Loaded) -> Packed:
+    """A run's weights, after the methods of `asked`, as a file.
+
+    Args:
+        loaded: the run under those methods.
+    """
+    run = loaded.run
+    weights = exported(loaded.model, run.model)
+    said = [method.coded(run.model) for method in (*run.methods, *asked.methods)]
+    codings = {
+        name: Coding(coded.bits, coded.granularity, asked.scales) for one in said for name, coded in one.items()
+    }
+    data = load_task(run.task)
+    held = in_force((*run.methods, *asked.methods), step=run.steps, steps=run.steps)
+    return pack(
+        run.model,
+        weights=weights,
+        codings=codings,
+        tokenizer=vocabulary_of(data) if isinstance(data, TextData) else None,
+        methods=held,
+        other=asked.other,
+    )
+
+
+def vocabulary_of(data: TextData) -> dict[str, Any]:
+    """What a reader needs to turn text into ids: the tokenizer's config and what each id stands for.
+
+    Entries that are bytes are written in base 16, in a list of their own.
+    """
+    entries = list(data.tokenizer.vocabulary)
+    raw = isinstance(entries[0], bytes)
+    written = {"bytes": [entry.hex() for entry in entries]} if raw else {"text": entries}
+    return {"tokenizer": data.config.tokenizer.canonical()} | written
+
+
+def _pack_into(asked: Artifact, store: Store, device: str | None) -> None:
+    """Pack, read back, score and file one run under the record's lock."""
+    where = resolve_device(device)
+    run = load_run(asked.run, store=store, device=torch.device("cpu")).run
+    held = in_force(run.methods, step=run.steps, steps=run.steps)
+    loaded = load_run(asked.run, store=store, device=torch.device("cpu"), methods=(*held, *asked.methods))
+    made = packed_run(asked, loaded)
+    with store.claim(asked.digest) as folder:
+        if folder is None:
+            return
+        write_atomically(folder / FILE, made.data)
+        rows = _rows(asked, run, made, (folder / FILE).read_bytes(), where)
+        store.finish(
+            asked.digest,
+            run=describe(asked, label=run.model.name),
+            env=environment(where) | {"hashes": {"weights": loaded.weights}},
+            rows=pd.DataFrame(rows),
+            items=no_items(),
+        )
+
+
+def _rows(asked: Config, run: Run, made: Packed, data: bytes, device: torch.device) -> list[dict[str, Any]]:
+    """Bytes of the file by part, and the scores of the model that is read from it."""
+    found = unpack(data)
+    model = equipped(found.model, found.weights, methods=found.methods).to(device)
+    view = View(seq_len=run.model.seq_len, is_window=run.model.is_window, device=device)
+    how = {"split": asked.split, "protocol": run.protocol, "view": view, "eval_seed": run.eval_seed}
+    scores = evaluate(model, load_task(run.task), **how)
+    n = sum(tensor.n for tensor in made.tensors)
+    nonzero = {tensor.name: tensor.density for tensor in made.tensors}
+    expected = predicted_bytes(
+        run.model,
+        codings=found.codings,
+        densities=nonzero,
+        forms={tensor.name: tensor.form for tensor in made.tensors},
+        tokenizer_bytes=made.uncoded.get("tokenizer", 0),
+    )
+    values = {
+        "bytes": made.size,
+        "predicted_bytes": sum(expected.coded.values()),
+        "bits_per_parameter": made.bits_per_parameter,
+        "density": sum(tensor.nonzero for tensor in made.tensors) / n,
+        **{f"bytes_{part}": size for part, size in made.split.items()},
+    }
+    metrics = {name: (value, n) for name, value in values.items()} | scores.metrics
+    fixed = dict.fromkeys(ROW_COLUMNS, 0) | dict.fromkeys(("level", "evaluation"), "")
+    fixed |= {"evaluation": asked.digest, "split": asked.split, "task": run.task.kind, "step": run.steps}
+    return [fixed | {"metric": name, "value": float(value), "n": n} for name, (value, n) in metrics.items()]
