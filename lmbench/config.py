@@ -30,6 +30,7 @@ ROLE_PACKAGES = {
     "method": ("lmbench.methods",),
     "tokenizer": ("lmbench.data",),
     "protocol": ("lmbench.run",),
+    "curve": ("lmbench.curves",),
     "schedule": ("lmbench.schedule",),
     "optimizer": ("lmbench.training",),
     "run": ("lmbench.run", "lmbench.probes"),

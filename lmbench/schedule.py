@@ -4,12 +4,12 @@
 replicas on one device reads it from a tensor rather than calling Python at every step.
 """
 
-import math
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from lmbench.config import Config
+from lmbench.curves.base import half_cosine, late_fall, line
 
 
 class Schedule(Config):
@@ -57,7 +57,7 @@ class Linear(Schedule):
     """Factor that the line heads for at the end of the run."""
 
     def shape(self, progress: float) -> float:
-        return 1 - (1 - self.floor) * progress
+        return line(progress, start=1.0, end=self.floor)
 
 
 class Cosine(Schedule):
@@ -69,7 +69,7 @@ class Cosine(Schedule):
     """Factor that the cosine heads for at the end of the run."""
 
     def shape(self, progress: float) -> float:
-        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))
+        return half_cosine(progress, start=1.0, end=self.floor)
 
 
 class WSD(Schedule):
@@ -89,5 +89,5 @@ class WSD(Schedule):
     """`sqrt` falls as 1 - sqrt(progress): steeply first."""
 
     def shape(self, progress: float) -> float:
-        into = max(0.0, (progress - (1 - self.decay)) / self.decay)
-        return 1 - (1 - self.floor) * (into if self.fall == "linear" else math.sqrt(into))
+        share, root = self.decay, self.fall == "sqrt"
+        return late_fall(progress, start=1.0, end=self.floor, share=share, root=root)

@@ -266,15 +266,16 @@ def objective_of(methods: Sequence[Method]) -> Objective | None:
 def _loss(
     model, tokens_BT, targets_BT, n_targets, context_BK, teacher_MBTV, numbers_N, *, parts: int, objective
 ) -> tuple[Tensor, Tensor]:
+    def sums(logits_BTV: Tensor) -> Tensor:
+        if objective is None:
+            return summed_loss(logits_BTV, targets_BT).unsqueeze(0) / n_targets
+        return objective(logits_BTV, targets_BT, teacher_MBTV, numbers_N) / n_targets
+
     output = model(tokens_BT, context_BK, readout=readout_of(tokens_BT, targets_BT))
-    if objective is None:
-        loss = summed_loss(output.logits_BTV, targets_BT) / n_targets
-        terms_K = loss.new_zeros(0)
-    else:
-        sums = objective(output.logits_BTV, targets_BT, teacher_MBTV, numbers_N) / n_targets
-        loss, terms_K = sums[0], sums[1:].detach()
+    found = sums(output.logits_BTV)
+    loss, terms_K = found[0], found[1:].detach()
     for weight, logits_BTV in output.exits:
-        loss = loss + weight * summed_loss(logits_BTV, targets_BT) / n_targets
+        loss = loss + weight * sums(logits_BTV)[0]
     return loss if output.aux_loss is None else loss + output.aux_loss / parts, terms_K
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lmbench.measure.score import readout_of
+from lmbench.measure.score import readout_of, true_float32
 from lmbench.models.base import LanguageModel, seeded
 from lmbench.run import Run
 from lmbench.tasks.base import Batch, Stream, TaskData, View
@@ -57,7 +57,8 @@ class Teachers:
         self.models = [_teacher(one, weights).to(view.device, dtype).eval() for one in asked]
         for model in self.models:
             model.requires_grad_(False)
-        found = [method.cached(self.models, data=data, run=run, view=view) for method in taught]
+        with true_float32():
+            found = [method.cached(self.models, data=data, run=run, view=view) for method in taught]
         self.table = next((one for one in found if one is not None), None)
         """What replaces their passes; None where they are asked at each step."""
         if self.table is not None:
