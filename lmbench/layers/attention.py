@@ -84,7 +84,7 @@ class CausalSelfAttention(Mixer):
         self.heads = (shape.n_head, shape.n_kv_head, shape.n_kv_head)
         self.d_head, self.dropout = shape.d_head, Dropout(shape.dropout)
         self.in_proj = nn.Linear(shape.d_model, sum(self.heads) * shape.d_head, bias=shape.bias)
-        self.out_proj = nn.Linear(shape.d_model, shape.d_model, bias=shape.bias)
+        self.out_proj = nn.Linear(shape.n_head * shape.d_head, shape.d_model, bias=shape.bias)
         # One gain over K, shared by the heads.
         self.q_norm = RMSNorm(shape.d_head, gain=shape.norm_gain) if shape.qk_norm else None
         self.k_norm = RMSNorm(shape.d_head, gain=shape.norm_gain) if shape.qk_norm else None
@@ -191,9 +191,9 @@ def _repeat_heads(x_BTGK: Tensor, *, times: int) -> Tensor:
 def attention_terms(shape: BlockShape, *, n_layer: int) -> tuple[Term, ...]:
     """Forward FLOPs of the attention halves of n_layer blocks over seq_len tokens."""
     T, C = shape.seq_len, shape.d_model
-    kv_width = shape.n_kv_head * shape.d_head
-    # Queries and the output C x C, keys and values C x GK.
-    projections = 2 * matmul(T, inner=C, columns=C) + 2 * matmul(T, inner=C, columns=kv_width)
+    # Queries and the output C x HK, keys and values C x GK.
+    width, kv_width = shape.n_head * shape.d_head, shape.n_kv_head * shape.d_head
+    projections = 2 * matmul(T, inner=C, columns=width) + 2 * matmul(T, inner=C, columns=kv_width)
     # q k' and weights v, for each head (T, K) with (K, T) and (T, T) with (T, K).
     scores = 2 * shape.n_head * matmul(T, inner=shape.d_head, columns=T)
     # T (T + 1) / 2 of the T^2 pairs are allowed; `scores` has the factor 4 that makes this exact.

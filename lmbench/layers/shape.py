@@ -40,6 +40,8 @@ class BlockShape:
     qk_norm: bool
     bias: bool
     attention_init: AttentionInit
+    d_head: int | None = None
+    """Width of one head; None is turned into d_model / n_head. Only attention can have another."""
     norm_gain: bool = True
     """False leaves the learned gain and bias out of every norm, that of queries and keys too."""
     residual_dropout: bool = False
@@ -86,11 +88,14 @@ class BlockShape:
     """Of linear attention's memory: a factor for each head and position, drawn from the input, or none."""
 
     def __post_init__(self) -> None:
-        if self.d_model % self.n_head:
+        divided = self.d_head is None
+        if divided and self.d_model % self.n_head:
             raise ValueError(
                 f"d_model = {self.d_model} must be a multiple of n_head = {self.n_head}"
                 f" (the nearest is {_nearest_multiple(self.d_model, of=self.n_head)})"
             )
+        if divided:
+            object.__setattr__(self, "d_head", self.d_model // self.n_head)
         if self.n_kv_head < 1 or self.n_head % self.n_kv_head:
             divisors = [str(n) for n in range(1, self.n_head + 1) if self.n_head % n == 0]
             raise ValueError(
@@ -98,9 +103,10 @@ class BlockShape:
                 f"accepted: {', '.join(divisors)}"
             )
         if self.positions == "rope" and self.d_head % 2:
+            named = f"d_model / n_head must be even, but {self.d_model} / {self.n_head}"
             raise ValueError(
-                f"positions = 'rope' turns pairs of features, so d_model / n_head must be even, "
-                f"but {self.d_model} / {self.n_head} = {self.d_head}"
+                f"positions = 'rope' turns pairs of features, so "
+                f"{named if divided else 'd_head must be even, but d_head'} = {self.d_head}"
             )
         if self.positions == "sinusoidal" and self.d_model % 2:
             raise ValueError(
@@ -112,11 +118,6 @@ class BlockShape:
     def names(cls) -> list[str]:
         """Of the fields."""
         return [field.name for field in fields(cls)]
-
-    @property
-    def d_head(self) -> int:
-        """Width of one head."""
-        return self.d_model // self.n_head
 
 
 def _nearest_multiple(value: int, *, of: int) -> int:

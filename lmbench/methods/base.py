@@ -213,6 +213,14 @@ class Method(Config, ABC):
         """The same as `stages`, with a model of the units in use where masks execute all of them."""
         return self.stages(stages, steps=steps)
 
+    def told(self, run: Config, *, weights: Mapping[str, Mapping[str, Tensor]]) -> dict[str, float]:
+        """Numbers of what the method chose for a run, by metric, such as what a selection kept.
+
+        Args:
+            weights: as in `stream`.
+        """
+        return {}
+
     def extra_flops(self, run: Config, step: int) -> dict[str, float]:
         """FLOPs until a step that are not the trained model's, by what they are for ("teacher", "selection")."""
         return {}

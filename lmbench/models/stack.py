@@ -27,13 +27,15 @@ class StackConfig(ModelConfig, ABC):
     """Abstract: the settings that all stacks of blocks share."""
 
     d_model: int = Field(128, ge=1)
-    """Width of the residual stream; a multiple of n_head."""
+    """Width of the residual stream; a multiple of n_head where d_head is not given."""
     n_layer: int = Field(3, ge=1)
     """Blocks."""
     n_head: int = Field(4, ge=1)
     """Heads of the mixers that have such; query heads of attention."""
     n_kv_head: int | None = Field(None, ge=1)
     """Key and value heads of attention, a divisor of n_head; None is n_head."""
+    d_head: int | None = Field(None, ge=1)
+    """Width of attention's heads, where it is not d_model / n_head; None is that. Other mixers refuse it."""
     d_ff: int = Field(192, ge=1)
     """Width of the feed-forward layers; None is turned into 4 d_model."""
     dropout: float = Field(0.1, ge=0, lt=1)
@@ -96,6 +98,12 @@ class StackConfig(ModelConfig, ABC):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
+        others = sorted(set(self.mixers()) - {"attention"})
+        if self.d_head is not None and others:
+            raise ValueError(
+                f"d_head = {self.d_head} is the width of attention's heads, but {self.kind!r} has layers of "
+                f"{others[0]!r}; accepted: None"
+            )
         self.block_shape()
         n_attention = self.mixers().count("attention") if self.value_residual else 2
         if n_attention < 2:

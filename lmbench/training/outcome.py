@@ -113,6 +113,8 @@ def close(program: Program, trained: Sequence[Trained], *, best_RP: Tensor, has_
         if reported:
             one.record.hashes["weights"] = weights_hash(reported)
         report = program.replicas.report(at, best_RP if is_best else program.weights_RP) if reported else {}
+        for method in one.record.run.methods:
+            report |= method.told(one.record.run, weights=program.weights_read)
         one.record.close(program.data, inference_tokens_per_second=speed, report=report)
 
 

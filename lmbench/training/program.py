@@ -70,6 +70,8 @@ class Program:
         )
         self._allocate()
         self.teachers = Teachers(run, teachers or {}, data=self.data, view=self.view)
+        self.weights_read = dict(teachers or {})
+        """Of the runs that methods read, by digest."""
         self._update = self._compile(self._apply)
         self._numbers = self._compile(self._rates)
         if ranks.is_alone:
