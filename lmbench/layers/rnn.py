@@ -45,9 +45,9 @@ class RecurrentLayer(nn.Module, ABC):
         if not state:
             # Zero, but a function of x: so the first position costs the products of all others.
             state = self._start(0 * x_BTC[:, 0])
-        hidden = []
+        hidden, weight_GC = [], self.hidden_proj.weight  # read once: methods may compute it
         for gates_BG in gates_BTG.unbind(1):
-            state = self._step(gates_BG, state)
+            state = self._step(gates_BG, state, weight_GC)
             hidden.append(state["h_BC"])
         return torch.stack(hidden, dim=1), state
 
@@ -56,8 +56,8 @@ class RecurrentLayer(nn.Module, ABC):
         """The state before the first position."""
 
     @abstractmethod
-    def _step(self, gates_BG: Tensor, state: LayerState) -> LayerState:
-        """One position, given W x_t + b."""
+    def _step(self, gates_BG: Tensor, state: LayerState, weight_GC: Tensor) -> LayerState:
+        """One position, given W x_t + b and U."""
 
 
 class LSTMLayer(RecurrentLayer):
@@ -75,9 +75,9 @@ class LSTMLayer(RecurrentLayer):
     def _start(self, zero_BC: Tensor) -> LayerState:
         return {"h_BC": zero_BC, "c_BC": zero_BC.to(_wide(zero_BC))}
 
-    def _step(self, gates_BG: Tensor, state: LayerState) -> LayerState:
+    def _step(self, gates_BG: Tensor, state: LayerState, weight_GC: Tensor) -> LayerState:
         h_BC, c_BC = state["h_BC"], state["c_BC"]
-        gates_BG = torch.addmm(gates_BG, h_BC, self.hidden_proj.weight.t()).to(c_BC.dtype)
+        gates_BG = torch.addmm(gates_BG, h_BC, weight_GC.t()).to(c_BC.dtype)
         i_BC, f_BC, g_BC, o_BC = gates_BG.chunk(LSTM_GATES, dim=1)
         c_BC = f_BC.sigmoid() * c_BC + i_BC.sigmoid() * g_BC.tanh()
         return {"h_BC": (o_BC.sigmoid() * c_BC.tanh()).to(h_BC.dtype), "c_BC": c_BC}
@@ -94,10 +94,9 @@ class GRULayer(RecurrentLayer):
     def _start(self, zero_BC: Tensor) -> LayerState:
         return {"h_BC": zero_BC}
 
-    def _step(self, gates_BG: Tensor, state: LayerState) -> LayerState:
+    def _step(self, gates_BG: Tensor, state: LayerState, weight_GC: Tensor) -> LayerState:
         h_BC = state["h_BC"]
         C, wide = h_BC.shape[1], _wide(h_BC)
-        weight_GC = self.hidden_proj.weight
         rz_BG = torch.addmm(gates_BG[:, : 2 * C], h_BC, weight_GC[: 2 * C].t()).to(wide)
         inner_BC = torch.addmm(self.reset_bias_C, h_BC, weight_GC[2 * C :].t()).to(wide)
         r_BC, z_BC = rz_BG.sigmoid().chunk(2, dim=1)

@@ -83,13 +83,9 @@ def products(config: ModelConfig, *, readout: Readout) -> Products:
 
 def watch(config: ModelConfig, *, readout: Readout) -> Seen:
     """Both halves of what can be seen in one forward pass on the meta device."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        model = config.build().eval()
-        tokens_BT = torch.zeros(1, config.seq_len, dtype=torch.long)
+    model, mode = _watched(config, readout)
     named = {name: p for name, p in model.named_parameters() if p.dim() > 1}
     lookups = {f"{name}.weight" for name, part in model.named_modules() if isinstance(part, nn.Embedding)}
-    with _ProductMode({_memory(p): name for name, p in named.items()}) as mode:
-        model(tokens_BT, readout=readout)
     scores, mixed = mode.flops.pop(SCORES), mode.flops.pop("")
     tables = sum(mode.flops.get(name, 0) for name in lookups)
     spare: dict[str, int] = {}
@@ -98,6 +94,24 @@ def watch(config: ModelConfig, *, readout: Readout) -> Seen:
         reason = _reason(config, named[name], left, is_used=name in mode.flops)
         spare[reason] = spare.get(reason, 0) + left
     return Seen(Products(tables, sum(mode.flops.values()) - tables, scores, mixed), spare)
+
+
+def flops_by_weight(config: ModelConfig, *, readout: Readout) -> dict[str, int]:
+    """FLOPs of one forward pass over one sequence by the weight that is multiplied; "" is by none."""
+    _, mode = _watched(config, readout)
+    scores = mode.flops.pop(SCORES)
+    return mode.flops | {"": mode.flops[""] + scores}
+
+
+def _watched(config: ModelConfig, readout: Readout) -> tuple[nn.Module, _ProductMode]:
+    """A model on the meta device, and what was seen of one pass of it."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model = config.build().eval()
+        tokens_BT = torch.zeros(1, config.seq_len, dtype=torch.long)
+    weights = {_memory(p): name for name, p in model.named_parameters() if p.dim() > 1}
+    with _ProductMode(weights) as mode:
+        model(tokens_BT, readout=readout)
+    return model, mode
 
 
 def _reason(config: ModelConfig, weight: Tensor, spare: int, *, is_used: bool) -> str:

@@ -7,10 +7,12 @@ the sparsity is 1 minus that.
 """
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import pandas as pd
 
+from lmbench.config import unknown
 from lmbench.layers.quantizer_grids import TERNARY
 from lmbench.methods.base import Equipment, effective
 from lmbench.methods.installed import masks_on
@@ -47,6 +49,32 @@ def stored_bits(density: float, *, bits: float) -> StoredBits:
     entropy = -sum(p * math.log2(p) for p in (density, 1 - density) if p > 0)
     codes = density * width
     return StoredBits(width, codes + 1, codes + entropy, codes + density * INDEX_BITS)
+
+
+class WeightFlops(NamedTuple):
+    """FLOPs of the products with weights in a forward pass."""
+
+    dense: int
+    """As kernels without a sparse form execute them, zeros too."""
+    nonzero: float
+    """Those that meet a weight which is not zero: what a perfect sparse kernel would have left."""
+
+
+def nonzero_flops(flops: Mapping[str, int], table: pd.DataFrame) -> WeightFlops:
+    """What zeros could save; time is another matter, see `measure.lowbit`.
+
+    Args:
+        flops: of a dense pass by weight; what multiplies no weight (attention's scores) is not among them.
+        table: of `densities`.
+
+    Raises:
+        ValueError: a weight that the table lacks.
+    """
+    density = table.set_index("weight")["effective"]
+    for name in flops:
+        if name not in density.index:
+            raise ValueError(unknown("weight", name, density.index))
+    return WeightFlops(sum(flops.values()), float(sum(flops[name] * density[name] for name in flops)))
 
 
 def densities(made: Equipment) -> pd.DataFrame:

@@ -5,10 +5,16 @@ from typing import Any
 
 import pandas as pd
 
-from lmbench.measure.arms import Arm
+from lmbench.config import unknown
+from lmbench.measure.arms import Arm, arm_table
 from lmbench.run import Run
 from lmbench.tasks.base import TaskConfig
-from lmbench.training.plan import plan
+from lmbench.training.plan import plan, plan_table
+from lmbench.training.record import run_flops
+from lmbench.training.tune import Tuning, at_rate, tune
+
+LONGER = ", equal FLOPs"
+"""Ends the name of an arm that is trained until it has spent the FLOPs of another."""
 
 
 def plan_arms(
@@ -32,6 +38,49 @@ def plan_arms(
             raise ValueError(f"arms {seen[run.digest]!r} and {name!r} train the same; leave one out")
         seen[run.digest] = name
     return made
+
+
+def longer_arms(
+    arms: Mapping[str, Arm], task: TaskConfig, *, beside: Run, **settings: Any
+) -> dict[str, Run]:
+    """A run for each arm, by name with LONGER behind it, that spends as many FLOPs as another run.
+
+    Args:
+        beside: whose training FLOPs are the budget.
+        settings: as in `plan_arms`.
+    """
+    flops = run_flops(beside, beside.steps)
+    made = plan_arms(arms, task, equal="flops", budget=flops, **settings)
+    return {name + LONGER: run for name, run in made.items()}
+
+
+def tune_arms(runs: Mapping[str, Run], *, rates: Sequence[float], **how: Any) -> Tuning:
+    """A learning rate for each arm, by its name; see `tune`."""
+    return tune(list(runs.values()), rates=rates, labels=list(runs), **how)
+
+
+def fresh_arms(runs: Mapping[str, Run], tuning: Tuning, *, seeds: Sequence[int]) -> list[Run]:
+    """The runs to report. An arm that is trained for longer has the rate of the same arm otherwise.
+
+    Raises:
+        ValueError: an arm that was not tuned, or a seed that rates are chosen on.
+    """
+    chosen = tuning.rates
+    for name in runs:
+        if name.removesuffix(LONGER) not in chosen:
+            raise ValueError(unknown("tuned arm", name.removesuffix(LONGER), chosen))
+    return [
+        run
+        for name, base in runs.items()
+        for run in at_rate(base, chosen[name.removesuffix(LONGER)], seeds=seeds)
+    ]
+
+
+def arm_plan(runs: Mapping[str, Run], arms: Mapping[str, Arm]) -> pd.DataFrame:
+    """What each run will cost, with what its arm is: the table of `plan_table` behind that of `arm_table`."""
+    what = arm_table({name: arms[name.removesuffix(LONGER)] for name in runs})
+    costs = plan_table(list(runs.values())).drop(columns=["model", "parameters", "FLOPs as published"])
+    return pd.concat([what, costs], axis=1)
 
 
 def arm_of(runs: Mapping[str, Run], executed: Sequence[Run]) -> dict[str, str]:

@@ -5,7 +5,7 @@ scored is what was read back in a fresh object; the scores of the weights before
 rows of their run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -13,6 +13,7 @@ import torch
 
 from lmbench.config import Config
 from lmbench.measure.artifact import Coding, Packed, pack, predicted_bytes, unpack
+from lmbench.measure.products import flops_by_weight
 from lmbench.measure.score import evaluate
 from lmbench.methods.base import Method, equipped, exported, in_force
 from lmbench.probes import Artifact
@@ -23,7 +24,7 @@ from lmbench.tasks.base import View, load_task
 from lmbench.tasks.text import TextData
 from lmbench.training.environment import environment
 from lmbench.training.execute import resolve_device
-from lmbench.training.record import describe
+from lmbench.training.record import describe, readout_of
 from lmbench.training.rescore import Loaded, load_run
 
 FILE = "model.lmb"
@@ -42,7 +43,8 @@ def artifacts(
     """One row for each run: the bytes of its file, as predicted and as they are, and scores of it.
 
     Columns: run, label, init_seed, record, bytes, predicted_bytes, one of each part ("bytes_codes", ...),
-    bits_per_parameter, density (nonzero weights), and the metrics of the task.
+    bits_per_parameter, density (nonzero weights), macs and nonzero_macs (multiply-adds for a target, of
+    all weights and of those that are not zero), and the metrics of the task.
 
     Args:
         methods: applied to the weights first, such as a quantisation after training.
@@ -144,9 +146,18 @@ def _rows(asked: Config, run: Run, made: Packed, data: bytes, device: torch.devi
         "predicted_bytes": sum(expected.coded.values()),
         "bits_per_parameter": made.bits_per_parameter,
         "density": sum(tensor.nonzero for tensor in made.tensors) / n,
+        **_products(run, nonzero),
         **{f"bytes_{part}": size for part, size in made.split.items()},
     }
     metrics = {name: (value, n) for name, value in values.items()} | scores.metrics
     fixed = dict.fromkeys(ROW_COLUMNS, 0) | dict.fromkeys(("level", "evaluation"), "")
     fixed |= {"evaluation": asked.digest, "split": asked.split, "task": run.task.kind, "step": run.steps}
     return [fixed | {"metric": name, "value": float(value), "n": n} for name, (value, n) in metrics.items()]
+
+
+def _products(run: Run, density: Mapping[str, float]) -> dict[str, float]:
+    """Multiply-adds of a forward pass for one target; what a zero saves is arithmetic, and not yet time."""
+    by_weight = flops_by_weight(run.model, readout=readout_of(run))
+    targets = 2 * (run.model.seq_len if readout_of(run) == "all" else 1)
+    left = sum(flops * density.get(name, 1.0) for name, flops in by_weight.items())
+    return {"macs": sum(by_weight.values()) / targets, "nonzero_macs": left / targets}

@@ -141,8 +141,8 @@ def _row(
     )
     return {
         "arm": packed["label"], "init_seed": packed["init_seed"], "run": packed["run"],
-        "record": packed["record"], "loss": loss, **beside(occams, held), "draws": draws, "seed_literal": sketch.value,
-        "seed_corrected": sketch.corrected, "seed_valid": sketch.valid,
+        "record": packed["record"], "loss": loss, **beside(occams, held), "draws": draws,
+        "seed_literal": sketch.value, "seed_corrected": sketch.corrected, "seed_valid": sketch.valid,
         "valid": risk.at["valid", "value"], "test": risk.at["test", "value"],
     }  # fmt: skip
 

@@ -48,8 +48,8 @@ def low_bit_rows(
     Columns: run, label, init_seed, device, form, batch, length (tokens of a text), seconds (median of a
     forward pass over the batch), low, high (the range of the repeats), linear_bytes (weights of the
     linear maps as this form keeps them), n (repeats), macs and nonzero_macs (multiply-adds of the
-    linear maps per token), times_fewer (the first over the second: the arithmetic claim), times_faster
-    (than the same run in float32 at this batch size), reason ("" where the form exists; else seconds are
+    linear maps per token), times_fewer (the first over the second: the arithmetic claim; NaN for a model
+    that calls no linear map), times_faster (than the same run in float32 at this batch size), reason ("" where the form exists; else seconds are
     NaN).
 
     Args:
@@ -147,7 +147,8 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
         label=rows["label"].iloc[0], device=rows["device"].iloc[0], length=int(whole["length"])
     )
     table = table.assign(macs=int(whole["macs"]), nonzero_macs=int(whole["nonzero_macs"]))
-    table["times_fewer"] = table["macs"] / table["nonzero_macs"].clip(lower=1)
+    claim = table["macs"] / table["nonzero_macs"].clip(lower=1)
+    table["times_fewer"] = claim.where(table["macs"] > 0)
     base = table[table["form"] == BASELINE].set_index("batch")["seconds"]
     table["times_faster"] = table["batch"].map(base) / table["seconds"]
     return table.reset_index(drop=True)

@@ -31,6 +31,8 @@ class Tuning:
     table: pd.DataFrame
     """One row per model and rate: label, lr, mean valid nll (inf where diverged), n_seeds, chosen,
     on_edge, extended (rates added to the common grid)."""
+    labels: tuple[str, ...]
+    """Of the models, in the order of `base`."""
     trials: pd.DataFrame
     """One row per tuning run: label, config as dotted columns, device, nll; empty where a rate is given."""
 
@@ -48,6 +50,7 @@ def tune(
     store: Records,
     n_seeds: int = 1,
     extensions: int = 2,
+    labels: Sequence[str] | None = None,
     **execution: Any,
 ) -> Tuning:
     """Choose a learning rate per model on validation, with `n_seeds` tuning seeds.
@@ -55,12 +58,14 @@ def tune(
     Args:
         rates: the common grid, in increasing order and a constant ratio.
         extensions: most rates that may be added beyond an edge, per model.
+        labels: names of the models, such as those of the arms of an experiment; None tells them by
+            their fields.
         execution: arguments of `run_all` (device, jobs, progress).
 
     Raises:
         ValueError: an empty grid, or models that share a label.
     """
-    labels = distinct_labels(base)
+    labels = distinct_labels(base) if labels is None else list(labels)
     if not len(rates) or len(set(labels)) < len(labels):
         raise ValueError(
             f"tuning needs rates and distinct models, got rates {list(rates)} and models {labels}"
@@ -68,7 +73,7 @@ def tune(
     if len(rates) == 1:  # a rate that is given, as by the published study, is not searched for
         given = [{"label": label, "lr": rates[0], "nll": math.nan, "chosen": True} for label in labels]
         table = pd.DataFrame(given).assign(n_seeds=0, on_edge=False, extended=0)
-        return Tuning(tuple(base), table, pd.DataFrame())
+        return Tuning(tuple(base), table, tuple(labels), pd.DataFrame())
     # Rounded as the runs hold them, so that a row of the table finds its place in its grid.
     rates, seeds = sorted(map(_typable, rates)), [TUNING_SEED + i for i in range(n_seeds)]
     grids = {label: list(rates) for label in labels}
@@ -89,7 +94,7 @@ def tune(
             grown = True
         if not grown:
             break
-    return Tuning(tuple(base), table, scored)
+    return Tuning(tuple(base), table, tuple(labels), scored)
 
 
 def _trial(run: Run, lr: float, seed: int) -> Run:
@@ -149,10 +154,16 @@ def fresh(tuning: Tuning, *, seeds: Sequence[int]) -> list[Run]:
     Raises:
         ValueError: a seed that was tuned on.
     """
+    named = zip(tuning.labels, tuning.base, strict=True)
+    return [run for label, base in named for run in at_rate(base, tuning.rates[label], seeds=seeds)]
+
+
+def at_rate(run: Run, lr: float, *, seeds: Sequence[int]) -> list[Run]:
+    """A run at a learning rate, once for each fresh seed.
+
+    Raises:
+        ValueError: a seed that rates are chosen on.
+    """
     if any(seed >= TUNING_SEED for seed in seeds):
         raise ValueError(f"seeds from {TUNING_SEED} on are for tuning; got {list(seeds)}")
-    return [
-        _with_rate(run, tuning.rates[label]).with_seed(seed)
-        for label, run in zip(distinct_labels(tuning.base), tuning.base, strict=True)
-        for seed in seeds
-    ]
+    return [_with_rate(run, lr).with_seed(seed) for seed in seeds]
