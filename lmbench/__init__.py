@@ -58,6 +58,15 @@ _PUBLIC = {
     "lmbench.notebook.explore": ("threshold_explorer",),
     "lmbench.training.integrator_scores": ("iteration_scores",),
     "lmbench.training.checkpointing": ("checkpointing_costs",),
+    "lmbench.measure.arms": ("Arm", "arm_table"),
+    "lmbench.training.arms": (
+        "arm_of", "arm_plan", "fresh_arms", "longer_arms", "named", "plan_arms", "tune_arms",
+    ),
+    "lmbench.training.artifacts": ("artifacts",),
+    "lmbench.training.agreement": ("agreements",),
+    "lmbench.training.bounds": ("run_bounds",),
+    "lmbench.training.lowbit": ("low_bit_rows",),
+    "lmbench.training.widths": ("width_scores",),
     "lmbench.notebook": ("setup",),
     "lmbench.analysis.table": ("caption", "final_table", "result_table"),
     "lmbench.analysis.references": ("leading_references",),
@@ -80,18 +89,41 @@ _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 _MODULES = {
     "against": "lmbench.analysis.against",
     "against_panel": "lmbench.analysis.against_panel",
+    "bounds_table": "lmbench.analysis.bounds_table",
     "calibration_figures": "lmbench.analysis.calibration_figures",
+    "compression": "lmbench.analysis.compression",
+    "compression_speed": "lmbench.analysis.compression_speed",
+    "constraint_arms": "lmbench.measure.constraint_arms",
+    "constraint_claims": "lmbench.analysis.constraint_claims",
+    "constraint_costs": "lmbench.analysis.constraint_costs",
+    "constraint_evidence": "lmbench.analysis.constraint_evidence",
+    "constraint_figures": "lmbench.analysis.constraint_figures",
+    "constraint_forests": "lmbench.analysis.constraint_forests",
+    "constraint_shape": "lmbench.analysis.constraint_shape",
+    "constraint_widths": "lmbench.analysis.constraint_widths",
     "cost_figures": "lmbench.analysis.cost_figures",
+    "distillation_arms": "lmbench.measure.distillation_arms",
+    "distillation_claims": "lmbench.analysis.distillation_claims",
+    "distillation_evidence": "lmbench.analysis.distillation_evidence",
+    "distillation_figures": "lmbench.analysis.distillation_figures",
+    "distillation_registry": "lmbench.analysis.distillation_registry",
     "emergence_curves": "lmbench.analysis.emergence_curves",
     "emergence_ratios": "lmbench.analysis.emergence_ratios",
     "emergence_survival": "lmbench.analysis.emergence_survival",
     "generalization_figures": "lmbench.analysis.generalization_figures",
+    "equivalence": "lmbench.analysis.equivalence",
+    "factorial": "lmbench.analysis.factorial",
+    "factorial_design": "lmbench.analysis.factorial_design",
     "figures": "lmbench.analysis.figures",
+    "front_panel": "lmbench.analysis.front_panel",
+    "fronts": "lmbench.analysis.fronts",
     "integrator_claims": "lmbench.analysis.integrator_claims",
     "integrator_iterations": "lmbench.analysis.integrator_iterations",
+    "interaction": "lmbench.analysis.interaction",
     "sweeps": "lmbench.analysis.sweeps",
+    "temperature_grid": "lmbench.analysis.temperature_grid",
 }
-__all__ = sorted([*_HOME, *_MODULES, "model", "protocol", "task"])
+__all__ = sorted([*_HOME, *_MODULES, "method", "model", "protocol", "task"])
 
 
 def __getattr__(name: str) -> Any:
@@ -99,7 +131,7 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(_HOME[name]), name)
     if name in _MODULES:
         return importlib.import_module(_MODULES[name])
-    if name in ("model", "task", "protocol"):
+    if name in ("method", "model", "task", "protocol"):
         from functools import partial
 
         from lmbench.config import make

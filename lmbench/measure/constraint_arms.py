@@ -31,6 +31,8 @@ SCHEDULES = {
 }
 DATA = {"random": "select_random", "stratified": "select_stratified"}
 DATA |= {"filtered": "select_filtered", "ordered": "select_ordered"}
+PARTS = {"heads": "heads", "embedding": "embedding", "feed-forward": "feedforward"}
+"""Kinds of units, of which an arm such as "heads c=0.5" takes out a share and leaves the others whole."""
 UNIQUE = " unique"  # at the end of an arm that sees its share of the text as often as it takes
 
 
@@ -83,17 +85,20 @@ def _architecture(
     if name in SCHEDULES:
         return base, (make("method", "constrain", **how | SCHEDULES[name]),)
     if name.startswith(CONSTANT):
-        return base, (make("method", "constrain", curve=_level(name), **how),)
-    accepted = (BASE, SMALL, FUNNEL, f"{CONSTANT}0.5", *SCHEDULES)
+        return base, (make("method", "constrain", curve=_level(name, CONSTANT), **how),)
+    part, _, rest = name.partition(" ")
+    if part in PARTS and rest.startswith("c="):
+        shares = dict.fromkeys(PARTS.values(), 0.0) | {PARTS[part]: _level(rest, "c=")}
+        return base, (make("method", "constrain", curve=1.0, **shares, **how),)
+    accepted = (BASE, SMALL, FUNNEL, f"{CONSTANT}0.5", *(f"{one} c=0.5" for one in PARTS), *SCHEDULES)
     raise ValueError(unknown("arm of the constraint experiment", name, accepted))
 
 
-def _level(name: str) -> float:
-    text = name.removeprefix(CONSTANT)
+def _level(name: str, front: str) -> float:
     try:
-        return float(text)
+        return float(name.removeprefix(front))
     except ValueError:
-        raise ValueError(f"arm {name!r} needs a number behind {CONSTANT!r}; accepted: '{CONSTANT}0.5'") from None
+        raise ValueError(f"arm {name!r} needs a number behind {front!r}; accepted: '{front}0.5'") from None
 
 
 def _selection(name: str, data: str, *, share: float, piece: int | None) -> tuple[Method, bool]:

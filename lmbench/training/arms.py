@@ -10,7 +10,6 @@ from lmbench.measure.arms import Arm, arm_table
 from lmbench.run import Run
 from lmbench.tasks.base import TaskConfig
 from lmbench.training.plan import plan, plan_table
-from lmbench.training.record import run_flops
 from lmbench.training.tune import Tuning, at_rate, tune
 
 LONGER = ", equal FLOPs"
@@ -41,17 +40,16 @@ def plan_arms(
 
 
 def longer_arms(
-    arms: Mapping[str, Arm], task: TaskConfig, *, beside: Run, **settings: Any
+    arms: Mapping[str, Arm], task: TaskConfig, *, flops: float, named: str = "{}" + LONGER, **settings: Any
 ) -> dict[str, Run]:
-    """A run for each arm, by name with LONGER behind it, that spends as many FLOPs as another run.
+    """A run for each arm that goes on until it has spent so many FLOPs, by a name made of the arm's.
 
     Args:
-        beside: whose training FLOPs are the budget.
+        flops: of training, such as `run_flops` of the arm that it is to stand beside.
         settings: as in `plan_arms`.
     """
-    flops = run_flops(beside, beside.steps)
     made = plan_arms(arms, task, equal="flops", budget=flops, **settings)
-    return {name + LONGER: run for name, run in made.items()}
+    return {named.format(name): run for name, run in made.items()}
 
 
 def tune_arms(runs: Mapping[str, Run], *, rates: Sequence[float], **how: Any) -> Tuning:
@@ -59,21 +57,24 @@ def tune_arms(runs: Mapping[str, Run], *, rates: Sequence[float], **how: Any) ->
     return tune(list(runs.values()), rates=rates, labels=list(runs), **how)
 
 
-def fresh_arms(runs: Mapping[str, Run], tuning: Tuning, *, seeds: Sequence[int]) -> list[Run]:
+def fresh_arms(
+    runs: Mapping[str, Run], tuning: Tuning, *, seeds: Sequence[int], like: str | None = None
+) -> list[Run]:
     """The runs to report. An arm that is trained for longer has the rate of the same arm otherwise.
+
+    Args:
+        like: the tuned arm whose rate all take; None gives each its own.
 
     Raises:
         ValueError: an arm that was not tuned, or a seed that rates are chosen on.
     """
-    chosen = tuning.rates
-    for name in runs:
-        if name.removesuffix(LONGER) not in chosen:
-            raise ValueError(unknown("tuned arm", name.removesuffix(LONGER), chosen))
-    return [
-        run
-        for name, base in runs.items()
-        for run in at_rate(base, chosen[name.removesuffix(LONGER)], seeds=seeds)
-    ]
+    chosen, made = tuning.rates, []
+    for name, base in runs.items():
+        tuned = like or name.removesuffix(LONGER)
+        if tuned not in chosen:
+            raise ValueError(unknown("tuned arm", tuned, chosen))
+        made += at_rate(base, chosen[tuned], seeds=seeds)
+    return made
 
 
 def arm_plan(runs: Mapping[str, Run], arms: Mapping[str, Arm]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from lmbench.config import Config
-from lmbench.measure.artifact import Coding, Packed, pack, predicted_bytes, unpack
+from lmbench.measure.artifact import Coding, Packed, pack, predicted_bytes, tokenizer_bytes, unpack
 from lmbench.measure.products import flops_by_weight
 from lmbench.measure.score import evaluate
 from lmbench.methods.base import Method, equipped, exported, in_force
@@ -87,21 +87,15 @@ def packed_run(asked: Artifact, loaded: Loaded) -> Packed:
         run.model,
         weights=weights,
         codings=codings,
-        tokenizer=vocabulary_of(data) if isinstance(data, TextData) else None,
+        tokenizer=_tokenizer(data) if isinstance(data, TextData) else None,
         methods=held,
         other=asked.other,
     )
 
 
-def vocabulary_of(data: TextData) -> dict[str, Any]:
-    """What a reader needs to turn text into ids: the tokenizer's config and what each id stands for.
-
-    Entries that are bytes are written in base 16, in a list of their own.
-    """
-    entries = list(data.tokenizer.vocabulary)
-    raw = isinstance(entries[0], bytes)
-    written = {"bytes": [entry.hex() for entry in entries]} if raw else {"text": entries}
-    return {"tokenizer": data.config.tokenizer.canonical()} | written
+def _tokenizer(data: TextData) -> bytes:
+    """What a reader needs to turn text into ids."""
+    return tokenizer_bytes(data.config.tokenizer, tokenizer=data.tokenizer)
 
 
 def _pack_into(asked: Artifact, store: Store, device: str | None) -> None:
@@ -137,6 +131,7 @@ def _rows(asked: Config, run: Run, made: Packed, data: bytes, device: torch.devi
     expected = predicted_bytes(
         run.model,
         codings=found.codings,
+        other=asked.other,
         densities=nonzero,
         forms={tensor.name: tensor.form for tensor in made.tensors},
         tokenizer_bytes=made.uncoded.get("tokenizer", 0),

@@ -1,0 +1,230 @@
+"""Kernels for linear maps in low precision or with few weights, and where each of them exists.
+
+A converter puts its form of each named linear map into a model, in place, and returns "", or returns
+why it cannot and leaves the model alone.
+
+Legend: N rows of an input, C its width, F rows of a weight.
+"""
+
+import importlib.util
+import platform
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+_VECTOR = 64  # weights that kernels read at once, at most
+
+
+class Int8WeightLinear(nn.Module):
+    """y = s * (x q') + b with q int8 and a scale s for each row: the weights are read in 8 bits.
+
+    Products are of bfloat16, for which alone torch's kernel is a fast one on the CPU; scales stay float32.
+    The kernel reads whole vectors and beyond the end of a row that is none, so both sides are filled up.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight_FC = linear.weight.detach()
+        scale_F = weight_FC.abs().amax(dim=1).clamp_min(torch.finfo(weight_FC.dtype).tiny) / 127
+        codes_FC = (weight_FC / scale_F[:, None]).round().to(torch.int8)
+        self.rows, self.fill = linear.out_features, -linear.in_features % _VECTOR
+        codes_FC = F.pad(codes_FC, (0, self.fill, 0, -linear.out_features % _VECTOR)).contiguous()
+        self.register_buffer("codes_FC", codes_FC)
+        self.register_buffer("scale_F", scale_F)
+        self.register_buffer("one_F", torch.ones(len(codes_FC), dtype=torch.bfloat16, device=scale_F.device))
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) to (..., F), of x's type."""
+        x_NC = F.pad(x.to(torch.bfloat16).reshape(-1, x.shape[-1]), (0, self.fill)).contiguous()
+        y_NF = torch._weight_int8pack_mm(x_NC, self.codes_FC, self.one_F)[:, : self.rows].to(x.dtype)
+        y = (y_NF * self.scale_F).reshape(*x.shape[:-1], -1)
+        return y if self.bias is None else y + self.bias
+
+
+class CsrLinear(nn.Module):
+    """y = x W' + b with W in compressed sparse rows: zeros are neither kept nor multiplied."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.register_buffer("weight_FC", linear.weight.detach().to_sparse_csr())
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) to (..., F)."""
+        y_NF = (self.weight_FC @ x.reshape(-1, x.shape[-1]).t()).t()
+        y = y_NF.reshape(*x.shape[:-1], -1)
+        return y if self.bias is None else y + self.bias
+
+
+class HalfLinear(nn.Module):
+    """y = x W' + b in bfloat16, in between a model in float32; W dense or 2:4."""
+
+    def __init__(self, linear: nn.Linear, *, sparse: bool) -> None:
+        super().__init__()
+        weight_FC = linear.weight.detach().to(torch.bfloat16)
+        self.weight_FC = nn.Parameter(
+            torch.sparse.to_sparse_semi_structured(weight_FC) if sparse else weight_FC, requires_grad=False
+        )
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) to (..., F), of x's type."""
+        y = F.linear(x.to(torch.bfloat16).reshape(-1, x.shape[-1]), self.weight_FC)
+        y = y.reshape(*x.shape[:-1], -1).to(x.dtype)
+        return y if self.bias is None else y + self.bias
+
+
+def is_two_of_four(weight_FC: Tensor) -> bool:
+    """Whether at most two of any four neighbours in a row are not zero."""
+    if weight_FC.shape[-1] % 4:
+        return False
+    return bool(((weight_FC.reshape(-1, 4) != 0).sum(dim=1) <= 2).all())
+
+
+def stored_bytes(part: nn.Module) -> int:
+    """Bytes of the weights, scales and indices of one linear map in any of the forms, biases left out."""
+    if isinstance(part, CsrLinear):
+        w = part.weight_FC
+        tensors = [w.values(), w.crow_indices(), w.col_indices()]
+    elif isinstance(part, Int8WeightLinear):
+        tensors = [part.codes_FC, part.scale_F]
+    elif isinstance(part, nn.Linear):
+        tensors = _parts(part.weight)
+    elif isinstance(part, HalfLinear):
+        tensors = _parts(part.weight_FC)
+    else:  # torch's own, whose packed weights tell nothing: 8 bits and a float32 scale and sum for all
+        return part.in_features * part.out_features + 8
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _parts(tensor: Tensor) -> list[Tensor]:
+    """The plain tensors of one that wraps several."""
+    if not is_traceable_wrapper_subclass(tensor):
+        return [tensor]
+    found = [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]
+    return [part for one in found if one is not None for part in _parts(one)]
+
+
+# ------------------------------------------------------------------ converters
+
+
+def float32(model: nn.Module, names: Sequence[str]) -> str:
+    """As it is."""
+    return ""
+
+
+def bfloat16(model: nn.Module, names: Sequence[str]) -> str:
+    """Dense products in bfloat16."""
+    return _replace(model, names, lambda linear: HalfLinear(linear, sparse=False))
+
+
+def int8_dynamic(model: nn.Module, names: Sequence[str]) -> str:
+    """torch's eager-mode quantisation, with one range for the activations of a batch."""
+    if _device(model).type != "cpu":
+        return f"torch's dynamic int8 kernels exist on the CPU, not on {_device(model).type}"
+    if (
+        importlib.util.find_spec("torch.ao") is None
+        or importlib.util.find_spec("torch.ao.quantization") is None
+    ):
+        return f"torch {torch.__version__} has no torch.ao.quantization; use the form of torchao"
+    engines = [name for name in torch.backends.quantized.supported_engines if name != "none"]
+    if not engines:
+        return f"torch was built without int8 kernels for {platform.machine()}"
+    from torch.ao.quantization import quantize_dynamic
+
+    quantize_dynamic(model, set(names), dtype=torch.qint8, inplace=True)
+    return ""
+
+
+def int8_weight_only(model: nn.Module, names: Sequence[str]) -> str:
+    """torch's product of floats with 8-bit weights."""
+    if "_weight_int8pack_mm" not in dir(torch):
+        return f"torch {torch.__version__} has no product with 8-bit weights"
+    if _device(model).type not in ("cpu", "mps"):
+        return f"torch's product with 8-bit weights exists on the CPU, not on {_device(model).type}"
+    return _replace(model, names, Int8WeightLinear)
+
+
+def torchao_int8_dynamic(model: nn.Module, names: Sequence[str]) -> str:
+    """torchao: 8-bit weights, activations of 8 bits with a range for each token."""
+    return _torchao(model, names, "Int8DynamicActivationInt8WeightConfig")
+
+
+def torchao_int8_weight_only(model: nn.Module, names: Sequence[str]) -> str:
+    """torchao: 8-bit weights."""
+    return _torchao(model, names, "Int8WeightOnlyConfig")
+
+
+def csr(model: nn.Module, names: Sequence[str]) -> str:
+    """The nonzero weights alone."""
+    parts = dict(model.named_modules())
+    if all(int(parts[name].weight.count_nonzero()) == parts[name].weight.numel() for name in names):
+        return "no weight is zero: prune first"
+    if _device(model).type == "cpu" and not torch.backends.mkl.is_available():
+        return "sparse products on the CPU need torch built with MKL"
+    if _device(model).type == "mps":
+        return "torch has no sparse products on mps"
+    return _replace(model, names, CsrLinear)
+
+
+def two_of_four(model: nn.Module, names: Sequence[str]) -> str:
+    """2:4 products of CUDA devices from compute capability 8, in bfloat16; maps of another pattern stay."""
+    device = _device(model)
+    if device.type != "cuda":
+        return f"2:4 kernels exist on CUDA devices, not on {device.type}"
+    if torch.cuda.get_device_capability(device)[0] < 8:
+        return f"2:4 kernels need compute capability 8.0, {torch.cuda.get_device_name(device)} has less"
+    parts = dict(model.named_modules())
+    fitting = [name for name in names if is_two_of_four(parts[name].weight)]
+    if not fitting:
+        return "no linear map has two zeros in every four neighbours: prune to 2:4 first"
+    return _replace(model, fitting, lambda linear: HalfLinear(linear, sparse=True))
+
+
+FORMS: dict[str, Callable[[nn.Module, Sequence[str]], str]] = {
+    "float32": float32,
+    "bfloat16": bfloat16,
+    "int8 dynamic": int8_dynamic,
+    "int8 weight-only": int8_weight_only,
+    "torchao int8 dynamic": torchao_int8_dynamic,
+    "torchao int8 weight-only": torchao_int8_weight_only,
+    "csr": csr,
+    "2:4": two_of_four,
+}
+
+
+def _torchao(model: nn.Module, names: Sequence[str], config: str) -> str:
+    if importlib.util.find_spec("torchao") is None:
+        return "the package torchao is not installed: pip install torchao"
+    from torchao import quantization
+
+    chosen = set(names)
+    quantization.quantize_(model, getattr(quantization, config)(), filter_fn=lambda _, name: name in chosen)
+    return ""
+
+
+def _replace(model: nn.Module, names: Sequence[str], make: Callable[[nn.Linear], nn.Module]) -> str:
+    for name in names:
+        model.set_submodule(name, make(model.get_submodule(name)))
+    return ""
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+@contextmanager
+def without_notices() -> Iterator[None]:
+    """Inside, torch's notices that quantisation moves to torchao and sparse tensors are new stay unsaid."""
+    with warnings.catch_warnings():
+        for about in (".*torch.ao.quantization is deprecated", ".*Sparse CSR tensor", ".*semi.structured"):
+            warnings.filterwarnings("ignore", message=about)
+        for about in (".*quantized tensor creation functions", ".*PyTorch API of SparseSemiStructured"):
+            warnings.filterwarnings("ignore", message=about)
+        yield
