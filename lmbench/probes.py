@@ -185,3 +185,40 @@ class Artifact(Config):
     """Type of the scales of those that one did."""
     split: Literal["valid", "test"] = "test"
     """Part of the task's data that is scored."""
+
+
+class FileRisk(Config):
+    """Bounded losses of a packed run on the data that it was made from, and on data kept from it."""
+
+    role: ClassVar[str] = "run"
+    kind: ClassVar[Literal["file_risk"]] = "file_risk"
+
+    artifact: str = Field(pattern=r"^[0-9a-f]{16}$")
+    """Digest of the packed run's record; what is read back from its file is scored."""
+    alpha: float = Field(0.01, gt=0, lt=1)
+    """Share of the uniform distribution in the smoothed cross entropy."""
+    draws: int | None = Field(2048, ge=1)
+    """Windows or documents drawn from the training sample to be scored; None scores all of it."""
+    seed: int = Field(0, ge=0, le=MAX_SEED)
+    """Of these draws."""
+
+
+class LowBit(Config):
+    """Seconds of a finished run's forward pass in each low-precision or sparse form that exists, and its
+    multiply-adds, on the device that env.json names."""
+
+    role: ClassVar[str] = "run"
+    kind: ClassVar[Literal["low_bit"]] = "low_bit"
+
+    run: str = Field(pattern=r"^[0-9a-f]{16}$")
+    """Digest of the run, whose reported weights are timed."""
+    methods: tuple[one_of("method"), ...] = ()
+    """Applied to the weights first, as a quantisation or pruning after training; empty is as they are."""
+    batch_sizes: tuple[int, ...] = (1, 64)
+    """Texts that are read together."""
+    length: int | None = Field(None, ge=1)
+    """Tokens of each, at most the model's seq_len; None is that many."""
+    repeats: int = Field(15, ge=1)
+    """Timings of each, of which the median and the range are kept."""
+    warm_up: int = Field(3, ge=0)
+    """Timings before them, which are thrown away."""

@@ -21,7 +21,10 @@ def at_work(teacher):
         "constrain_slice": ("constrain", {"execution": "slice", "curve": "constraint"}),
         "quantize": ("quantize", {"bits": 4}),
         "quantize_lsq": ("quantize", {"bits": 3, "scheme": "lsq", "start": 0.4}),
-        "quantize_ternary": ("quantize", {"bits": 1.58, "activations": 8, "granularity": "group", "group": 4}),
+        "quantize_ternary": (
+            "quantize",
+            {"bits": 1.58, "activations": 8, "granularity": "group", "group": 4},
+        ),
         "prune": ("prune", {"density": 0.25, "every": 2, "start": 0.1, "finish": 0.6}),
         "prune_hard": ("prune", {"density": 0.5, "every": 2, "shadow": "hard", "scope": "global"}),
         "prune_units": ("prune", {"density": 0.5, "parts": ("feedforward",), "structure": "units"}),

@@ -96,8 +96,8 @@ def test_a_training_that_is_stopped_ends_in_the_same_bits(name, task, teacher, t
             raise KeyboardInterrupt
 
     checkpoint = {"every_seconds": 0}
+    made = Checkpoint(tmp_path, [run.digest], **checkpoint)
     with pytest.raises(KeyboardInterrupt):
-        made = Checkpoint(tmp_path, [run.digest], **checkpoint)
         train_group([run], device=CPU, teachers=weights, checkpoint=made, on_step=die)
     made = Checkpoint(tmp_path, [run.digest], **checkpoint)
     (again,) = train_group([run], device=CPU, teachers=weights, checkpoint=made)
@@ -105,12 +105,16 @@ def test_a_training_that_is_stopped_ends_in_the_same_bits(name, task, teacher, t
     assert all(torch.equal(again.final[leaf], value) for leaf, value in whole.final.items())
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "distill" not in name and name not in ("joint", "all")])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if "distill" not in name and name not in ("joint", "all")]
+)
 def test_stored_weights_score_as_the_run_said_and_causally(name, task, teacher, tmp_path):
     run, store = run_of(task, dtype="float32").replace(methods=at_work(teacher)[name]), Store(tmp_path)
     rows = run_all([run], store=store, device="cpu", progress=False)
     said = rows[(rows["split"] == "test") & (rows["metric"] == "nll")]["value"].item()
-    again = evaluate_run(run.digest, store=store, protocol=run.protocol.replace(stride=run.model.seq_len // 2))
+    again = evaluate_run(
+        run.digest, store=store, protocol=run.protocol.replace(stride=run.model.seq_len // 2)
+    )
     assert again[again["metric"] == "nll"]["value"].item() == pytest.approx(said, abs=1e-5)
     weights = load_file(store.weights(run.digest))
     assert set(weights) == {n for n, _ in seeded(run.model, init_seed=0).named_parameters()}

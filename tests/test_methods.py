@@ -1,4 +1,4 @@
-"""What the engine promises to methods: controls, state, frozen weights, other passes, objectives, teachers."""
+"""What the engine promises to methods: controls, state, frozen weights, passes, objectives, teachers."""
 
 from typing import ClassVar
 
@@ -164,7 +164,9 @@ class DoubledAttached(Attached):
 
 
 def run_with(task, *methods, **fields):
-    return tiny_run(task, **{"steps": 8, "dtype": "float64", "weights": "final"} | fields).replace(methods=methods)
+    return tiny_run(task, **{"steps": 8, "dtype": "float64", "weights": "final"} | fields).replace(
+        methods=methods
+    )
 
 
 def test_controls_have_the_value_of_the_step_in_its_pass_and_in_the_scores_after_it(task):
@@ -210,7 +212,9 @@ def test_training_that_is_stopped_ends_in_the_same_bits(stop, task, tmp_path):
     assert {name: value.tolist() for name, value in again.final.items()} == {
         name: value.tolist() for name, value in whole.final.items()
     }
-    pd.testing.assert_frame_equal(*(untimed(pd.DataFrame(one.record.rows).assign(run="", jobs=1)) for one in (again, whole)))
+    pd.testing.assert_frame_equal(
+        *(untimed(pd.DataFrame(one.record.rows).assign(run="", jobs=1)) for one in (again, whole))
+    )
 
 
 # ------------------------------------------------------------------ state
@@ -223,7 +227,9 @@ def test_state_is_refreshed_when_due_and_exported_weights_are_masked(task):
     program.advance(1)
     weights = program.replicas.state(0)[UP]
     assert (weights == 0).float().mean() == pytest.approx(0.5, abs=0.02)
-    assert set(program.replicas.state(0)) == {n for n, _ in seeded(program.run.model, init_seed=0).named_parameters()}
+    assert set(program.replicas.state(0)) == {
+        n for n, _ in seeded(program.run.model, init_seed=0).named_parameters()
+    }
 
 
 def test_frozen_weights_do_not_move_though_momentum_and_decay_would_move_them(task):
@@ -234,7 +240,9 @@ def test_frozen_weights_do_not_move_though_momentum_and_decay_would_move_them(ta
     before = [program.replicas.plain(0)[UP] for program in (free, frozen)]
     for program in (free, frozen):
         program.advance(2)
-    moved = [program.replicas.plain(0)[UP] != one for program, one in zip((free, frozen), before, strict=True)]
+    moved = [
+        program.replicas.plain(0)[UP] != one for program, one in zip((free, frozen), before, strict=True)
+    ]
     assert not moved[1][mask == 0].any() and moved[1][mask > 0].all()
     assert moved[0][free.replicas.state_views()[HalfAttached.mask][0] == 0].all()
 
@@ -258,7 +266,9 @@ def test_terms_of_the_objective_are_logged_apart_and_its_numbers_follow_the_step
 
 
 def test_a_neutral_objective_leaves_the_loss_bit_identical(task):
-    plain, taught = (train(run_with(task, *m, steps=2, dtype="float32"), device=CPU) for m in ((), (Taught(),)))
+    plain, taught = (
+        train(run_with(task, *m, steps=2, dtype="float32"), device=CPU) for m in ((), (Taught(),))
+    )
     losses = [[r["value"] for r in one.record.rows if r["metric"] == "loss"] for one in (plain, taught)]
     assert losses[0] == losses[1]
 
@@ -280,7 +290,9 @@ def test_a_teacher_is_trained_first_and_read_from_the_store(task, tmp_path):
 def test_each_replica_learns_from_the_teacher_on_its_own_batch(task):
     teacher = run_with(task, steps=1).with_seed(7)
     weights = {teacher.digest: seeded(teacher.model, init_seed=9).double().state_dict()}
-    runs = [run_with(task, Taught(teacher=(teacher,)), steps=3, grad_accum=2).with_seed(seed) for seed in (1, 2)]
+    runs = [
+        run_with(task, Taught(teacher=(teacher,)), steps=3, grad_accum=2).with_seed(seed) for seed in (1, 2)
+    ]
     together = train_group(runs, device=CPU, teachers=weights)
     for run, one in zip(runs, together, strict=True):
         (alone,) = train_group([run], device=CPU, teachers=weights)

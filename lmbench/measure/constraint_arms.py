@@ -36,7 +36,7 @@ PARTS = {"heads": "heads", "embedding": "embedding", "feed-forward": "feedforwar
 UNIQUE = " unique"  # at the end of an arm that sees its share of the text as often as it takes
 
 
-def constraint_arms(
+def arms_of_constraints(
     base: ModelConfig,
     names: Sequence[str],
     *,

@@ -38,7 +38,8 @@ PUBLISHED = {
 def cells(*, half: bool) -> list[str]:
     """Names of the cells of the 2^4 factorial, or of its half with I = Q P KD ENT."""
     every = [
-        tuple(itertools.compress(FACTORS, chosen)) for chosen in itertools.product((0, 1), repeat=len(FACTORS))
+        tuple(itertools.compress(FACTORS, chosen))
+        for chosen in itertools.product((0, 1), repeat=len(FACTORS))
     ]
     kept = [cell for cell in every if not half or len(cell) % 2 == 0]
     return ["+".join(cell) or HARD for cell in kept]
@@ -101,7 +102,9 @@ def _cell(name: str, factors: dict[str, tuple[str, dict[str, Any]]], entropy: fl
     has = () if name == HARD else tuple(name.split("+"))
     for factor in has:
         if factor not in FACTORS:
-            raise ValueError(unknown("arm of the distillation experiment", name, [*cells(half=False), *PUBLISHED]))
+            raise ValueError(
+                unknown("arm of the distillation experiment", name, [*cells(half=False), *PUBLISHED])
+            )
     made = [make("method", factors[one][0], **factors[one][1]) for one in ("P", "Q") if one in has]
     if "KD" in has:
         kind, fields = factors["KD"]

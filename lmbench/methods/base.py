@@ -139,7 +139,7 @@ class Method(Config, ABC):
 
     @property
     def teachers(self) -> tuple[Config, ...]:
-        """Runs whose weights the method reads, or models that bring their own; an objective's in its order."""
+        """Runs whose weights the method reads, or models that bring theirs; an objective's in its order."""
         return ()
 
     def check(self, run: Config) -> None:
@@ -201,10 +201,8 @@ class Method(Config, ABC):
         """
         return stream
 
-    def stages(
-        self, stages: list[tuple[int, ModelConfig]], *, steps: int
-    ) -> list[tuple[int, ModelConfig]]:
-        """(first step, model whose passes cost as much) of a training; `stages` are those without this method."""
+    def stages(self, stages: list[tuple[int, ModelConfig]], *, steps: int) -> list[tuple[int, ModelConfig]]:
+        """(first step, model whose passes cost as much); `stages` are those without this method."""
         return stages
 
     def active_stages(
@@ -222,7 +220,7 @@ class Method(Config, ABC):
         return {}
 
     def extra_flops(self, run: Config, step: int) -> dict[str, float]:
-        """FLOPs until a step that are not the trained model's, by what they are for ("teacher", "selection")."""
+        """FLOPs until a step that are not the trained model's, by purpose ("teacher", "selection")."""
         return {}
 
 
@@ -244,9 +242,7 @@ class Equipment:
         self.state = tuple(name for one in self.attached for name in one.state)
 
     @classmethod
-    def of(
-        cls, config: ModelConfig, methods: Sequence[Method], *, init_seed: int, steps: int
-    ) -> Self:
+    def of(cls, config: ModelConfig, methods: Sequence[Method], *, init_seed: int, steps: int) -> Self:
         """A fresh model with its equipment."""
         return cls(seeded(config, init_seed=init_seed), config, methods, steps=steps)
 
@@ -266,7 +262,7 @@ class Equipment:
 
     @torch.no_grad()
     def exported(self) -> dict[str, Tensor]:
-        """The weights that the model computes with, under their plain names: masked, quantised, not narrowed."""
+        """The weights that the model computes with, by plain name: masked, quantised, not narrowed."""
         return {name: effective(self.model, name).detach().clone() for name in self.plain}
 
     def settle(self, run: Config | None = None, batches: Iterable[Batch] = ()) -> None:

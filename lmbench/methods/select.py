@@ -25,10 +25,10 @@ from torch import Tensor
 
 from lmbench.config import Config, one_of
 from lmbench.data.selection.choose import Selection, choose
-from lmbench.data.selection.report import Report
+from lmbench.data.selection.report import Report, coverage
 from lmbench.methods.base import Method
 from lmbench.methods.reference_losses import fits, scoring_flops, training_flops
-from lmbench.methods.unit_facts import facts_of, unit_starts
+from lmbench.methods.unit_facts import facts_of, unit_starts, units_of
 from lmbench.run import Run
 from lmbench.tasks.base import Stream, TaskData, View, load_task
 from lmbench.tasks.selected import selected_stream, usage
@@ -224,7 +224,14 @@ class Select(Method):
         """See `Method.told`: the provenance as numbers."""
         if self.is_neutral:
             return {}
-        return {f"selection/{name}": value for name, value in self.provenance(run, weights=weights).metrics().items()}
+        data = load_task(run.task)
+        told = self.provenance(run, weights=weights).metrics()
+        kept = self.selection(data, data_seed=run.data_seed, weights=weights).kept
+        for row in coverage(list(units_of(data, self.piece).every()), list(kept.every())).to_dict("records"):
+            told |= {
+                f"covered_{name}_{row['n']:g}grams": row[name] for name in ("types", "occurrences", "rare")
+            }
+        return {f"selection/{name}": float(value) for name, value in told.items()}
 
     def extra_flops(self, run: Run, step: int) -> dict[str, float]:
         """Reading the text with the reference, and what the reference was trained with.

@@ -79,7 +79,9 @@ def packed_run(asked: Artifact, loaded: Loaded) -> Packed:
     weights = exported(loaded.model, run.model)
     said = [method.coded(run.model) for method in (*run.methods, *asked.methods)]
     codings = {
-        name: Coding(coded.bits, coded.granularity, asked.scales) for one in said for name, coded in one.items()
+        name: Coding(coded.bits, coded.granularity, asked.scales)
+        for one in said
+        for name, coded in one.items()
     }
     data = load_task(run.task)
     held = in_force((*run.methods, *asked.methods), step=run.steps, steps=run.steps)

@@ -92,7 +92,9 @@ def train_group(
         ranks.check(run)
     for digest, teacher in teachers_of(runs).items():
         if digest not in (teachers or {}):
-            raise ValueError(f"run {runs[0].digest} learns from {teacher.model.name} {digest}, which is not there")
+            raise ValueError(
+                f"run {runs[0].digest} learns from {teacher.model.name} {digest}, which is not there"
+            )
     reset_peak_memory(device)
     return _Training(runs, data, device, jobs, compiled, ranks, teachers).finish(checkpoint, on_step)
 

@@ -49,8 +49,8 @@ def low_bit_rows(
     forward pass over the batch), low, high (the range of the repeats), linear_bytes (weights of the
     linear maps as this form keeps them), n (repeats), macs and nonzero_macs (multiply-adds of the
     linear maps per token), times_fewer (the first over the second: the arithmetic claim; NaN for a model
-    that calls no linear map), times_faster (than the same run in float32 at this batch size), reason ("" where the form exists; else seconds are
-    NaN).
+    that calls no linear map), times_faster (than the same run in float32 at this batch size),
+    reason ("" where the form exists; else seconds are NaN).
 
     Args:
         digests: of finished runs.

@@ -259,7 +259,9 @@ def objective_of(methods: Sequence[Method]) -> Objective | None:
     """
     made = [(method.kind, objective) for method in methods if (objective := method.objective()) is not None]
     if len(made) > 1:
-        raise ValueError(f"methods {made[0][0]!r} and {made[1][0]!r} both replace the objective; accepted: one")
+        raise ValueError(
+            f"methods {made[0][0]!r} and {made[1][0]!r} both replace the objective; accepted: one"
+        )
     return made[0][1] if made else None
 
 

@@ -161,7 +161,9 @@ def _evaluate_into(evaluation: Evaluation, loaded: Loaded, store: Store, device:
         scores = evaluate(loaded.model, data, **how)
         effort = mean_effort(loaded.model, data, **how)
         scores = replace(scores, metrics=scores.metrics | effort)
-        record = RunRecord(loaded.run.replace(task=evaluation.task), dict(loaded.model.named_parameters()), device)
+        record = RunRecord(
+            loaded.run.replace(task=evaluation.task), dict(loaded.model.named_parameters()), device
+        )
         record.scores(evaluation, loaded.run.steps, scores)
         if evaluation.split == "test":
             record.last_step = loaded.run.steps

@@ -1,0 +1,159 @@
+"""The claims of constraint acceleration beside what was measured: the table of verdicts and its reading.
+
+Every claim of the registry has at least one row. What the arms at hand cannot test is listed with
+the reason, and so is what no small model can. p values are adjusted by Holm inside the families of the
+registry before a sign counts as shown.
+"""
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from lmbench.analysis.checks import require
+from lmbench.analysis.claims import BASE, BOTH, CLAIMS, SCHED, Claim, adjusted_by_family, claim
+from lmbench.analysis.constraint_arms import LONGER, SLICED
+from lmbench.analysis.constraint_costs import cost_ratios
+from lmbench.analysis.constraint_evidence import Evidence, Tested
+from lmbench.analysis.constraint_quality import quality_tests
+from lmbench.analysis.constraint_schedule import race, schedule_tests
+from lmbench.analysis.constraint_shape import shape_tests
+from lmbench.analysis.equivalence import MARGIN
+from lmbench.analysis.replication import IN_WORDS, sentence
+from lmbench.analysis.words import percent
+
+COLUMNS = ["id", "claim", "claimed", "compared", "measured", "p_holm", "verdict"]
+RULES = (
+    "Replicated: the 95% interval lies beyond half of the claimed effect on the log scale. Right direction, "
+    "smaller: it excludes no effect on the claimed side, and no more. Not replicated: the effect is "
+    "reversed, or half of it is excluded and its sign is open. Inconclusive: the interval is too wide to "
+    "say. A sign counts where Holm's p, inside the claim's family, is below 0.05."
+)
+RACED = (BOTH, SCHED, BOTH + LONGER, SCHED + LONGER, SLICED)
+"""Arms that are said to reach the base's loss at less cost."""
+
+
+def findings(
+    runs: pd.DataFrame,
+    rows: pd.DataFrame,
+    *,
+    widths: pd.DataFrame | None = None,
+    inference: pd.DataFrame | None = None,
+    coverage: pd.DataFrame | None = None,
+    metric: str = "bits_per_byte",
+    margin: float = MARGIN,
+    slack: float = 0.0,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Judge every claim of the registry by the evidence that is there.
+
+    Args:
+        runs: see `Evidence`, like `rows`, `widths`, `inference`, `coverage` and `metric`.
+        margin: relative; a difference in the metric that counts as none.
+        slack: relative, of the target loss in races.
+        seed: of resampling.
+
+    Returns:
+        One row a test, and one for each claim without: id, claim, claimed, compared, measured, p_holm
+        (NaN where the verdict needs none), verdict (in the words of `replication.IN_WORDS`).
+
+    Raises:
+        ValueError: an arm with a single seed, seeds of compared arms that do not match, a run that
+            diverged.
+    """
+    for column in ("label", "init_seed", metric):
+        require(runs, column)
+    counts = runs.groupby("label", sort=False)["init_seed"].nunique()
+    if counts.min() < 2:
+        raise ValueError(f"verdicts need at least 2 seeds of every arm, got 1 of {counts.idxmin()!r}")
+    evidence = Evidence(
+        runs=runs, rows=rows, widths=widths, inference=inference, coverage=coverage, metric=metric,
+        margin=margin, slack=slack, seed=seed,
+    )  # fmt: skip
+    return judged(
+        [*quality_tests(evidence), *_races(evidence), *shape_tests(evidence), *schedule_tests(evidence)]
+    )
+
+
+def race_pairs(arms: Sequence[str]) -> list[tuple[str, str]]:
+    """Which arms race to the base's final loss; those of the claims first, then all others."""
+    rest = [arm for arm in arms if arm not in (BASE, *RACED)]
+    return [(arm, BASE) for arm in (*RACED, *rest) if arm in arms and BASE in arms]
+
+
+def _races(evidence: Evidence) -> list[Tested]:
+    """A3 and A4."""
+    pairs = [pair for pair in race_pairs(evidence.arms) if pair[0] in RACED]
+    table = cost_ratios(evidence.rows, pairs, metric=evidence.metric, slack=evidence.slack)
+    ids = {"FLOPs": "A3", "seconds": "A4"}
+    return [
+        race(ids[row["cost"]], row, claim(ids[row["cost"]]).claimed, f"{row['a']} against {row['b']}")
+        for row in table.to_dict("records")
+        if row["cost"] in ids
+    ]
+
+
+def judged(tests: Sequence[Tested]) -> pd.DataFrame:
+    """All tests with their verdicts after the adjustment, and every claim that has none."""
+    with_p = [(test.id, test.p) for test in tests if test.p is not None]
+    adjusted = iter(adjusted_by_family([id for id, _ in with_p], [p for _, p in with_p]))
+    found: dict[str, list[tuple]] = {}
+    for test in tests:
+        p = math.nan if test.p is None else next(adjusted)
+        verdict, measured = test.judge(p)
+        found.setdefault(test.id, []).append((test.compared, measured, p, IN_WORDS[verdict]))
+    rows = []
+    for known in CLAIMS:
+        missing = [("", _reason(known), math.nan, IN_WORDS["NT"])]
+        for compared, measured, p, verdict in found.get(known.id, missing):
+            rows.append((known.id, known.claim, known.number, compared, measured, p, verdict))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _reason(known: Claim) -> str:
+    """Why a claim has no test."""
+    if known.out_of_reach:
+        return known.out_of_reach
+    arms = " or ".join(known.treatment)
+    return f"needs {known.baseline} and {arms}, scored for {known.metric}; not among what was run here"
+
+
+def judged_claims(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `findings` that were tested."""
+    return table[table["verdict"] != IN_WORDS["NT"]].reset_index(drop=True)
+
+
+def untested_claims(table: pd.DataFrame) -> pd.DataFrame:
+    """Claims that were not tested: id, claim, claimed, reason."""
+    rest = table[table["verdict"] == IN_WORDS["NT"]]
+    return rest.rename(columns={"measured": "reason"})[["id", "claim", "claimed", "reason"]].reset_index(
+        drop=True
+    )
+
+
+def reading(table: pd.DataFrame, *, margin: float = MARGIN, n_seeds: int | None = None) -> str:
+    """Paragraphs: the counts, the rules, a sentence for every test, and what was not tested.
+
+    Args:
+        table: from `findings`.
+        n_seeds: paired seeds of every arm; named where it is known.
+    """
+    done = judged_claims(table)
+    counts = done["verdict"].value_counts()
+    order = [IN_WORDS[name] for name in ("REP", "DIR", "NOT", "INC")]
+    said = ", ".join(f"{counts.get(name, 0)} {name}" for name in order)
+    of = f" with {n_seeds} paired seeds an arm" if n_seeds else ""
+    opening = (
+        f"{len(done)} tests of {done['id'].nunique()} of {len(CLAIMS)} claims{of}: {said}. "
+        f"{RULES} Equal is within {percent(margin)}."
+    )
+    each = []
+    for row in done.itertuples():
+        code = next(code for code, words in IN_WORDS.items() if words == row.verdict)
+        claimed = f"; claimed {row.claimed}" if row.claimed else ""
+        each.append(sentence(f"{row.id}, {row.claim} ({row.compared})", code, row.measured + claimed))
+    rest = []
+    for reason, own in untested_claims(table).groupby("reason", sort=False):
+        named = ", ".join(f"{row.id} ({row.claim})" for row in own.itertuples())
+        rest.append(f"{named}: {reason}")
+    return "\n\n".join([opening, " ".join(each), f"Not tested here. {'. '.join(rest)}."])

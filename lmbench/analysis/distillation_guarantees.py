@@ -1,0 +1,143 @@
+"""The second sketch's claims of learning (C7 to C13): joint, pruning, temperature, flexibility, bounds.
+
+Each function judges one claim by the evidence at hand.
+"""
+
+import math
+
+import pandas as pd
+
+from lmbench.analysis.compression import joint_table
+from lmbench.analysis.compression_speed import fewer_macs
+from lmbench.analysis.distillation_arms import HARD, JOINT, SEQUENTIAL, V2, V2_CORRECTED
+from lmbench.analysis.distillation_evidence import (
+    Evidence,
+    first_of,
+    judged,
+    lower,
+    missing,
+    missing_arms,
+    pairs,
+    ratio_to_hard,
+    weakest,
+)
+from lmbench.analysis.distillation_promises import sparse_arms
+from lmbench.analysis.distillation_registry import words_of
+from lmbench.analysis.equivalence import equivalences, ratio_in_words
+from lmbench.analysis.factorial import ALPHA
+from lmbench.analysis.replication import Replication, judge_direction
+from lmbench.analysis.replication import ratio_in_words as times_in_words
+from lmbench.analysis.temperature_grid import grid_sentences, grid_tests
+from lmbench.analysis.words import in_digits, seeds
+
+ALONE = ("density=0.1", "P")  # pruned and nothing else
+
+
+def joint(e: Evidence) -> Replication:
+    """C7."""
+    claim = words_of("C7")
+    if not e.has(JOINT) or not any(e.has(label) for label in SEQUENTIAL):
+        return missing_arms(claim, e, JOINT, *SEQUENTIAL)
+    runs, metric = e.runs, e.metric
+    if e.artifacts is not None:
+        files = e.artifacts[["label", "init_seed", "bytes", "packed_bits_per_byte"]]
+        packed = files[files["label"].isin([JOINT, *SEQUENTIAL])]
+        if set(packed["label"]) >= {JOINT}:
+            runs, metric = runs.merge(packed, on=["label", "init_seed"]), "packed_bits_per_byte"
+    table = joint_table(runs, metric=metric)
+    equal = [name for name in table if name.endswith(" ratio")]
+    note = ", ".join(f"{_word(name)} {table[name].mean():.3g} times" for name in equal)
+    return lower(claim, table, unit="bits per byte", note=f"joint takes {note} theirs" if note else "")
+
+
+def pruning(e: Evidence) -> list[Replication]:
+    """C8: size, multiply-adds and time apart."""
+    claim, arms, found = words_of("C8"), sparse_arms(e.runs), []
+    if not arms:
+        return [missing(claim, "no arm of 10% density was run")]
+    arm = first_of(ALONE, arms) or arms[0]
+    size = None if e.artifacts is None else ratio_to_hard(e.artifacts, arms=ALONE, factor="P", value="bytes")
+    if size is not None:
+        (ratio, what) = size
+        # Bytes fell by the inverse of what they became.
+        low, value, high = 1 / ratio.high, 1 / ratio.value, 1 / ratio.low
+        verdict = judge_direction(math.log(low), math.log(high), p_adjusted=ratio.p)
+        told = times_in_words(value, low, high, ratio.n)
+        found.append(judged(f"{claim} in bytes", verdict, f"{what}: {told} smaller"))
+    if {"macs", "nonzero_macs"} <= set(e.runs):
+        macs = float(fewer_macs(e.runs)[arm])
+        said = f"{arm}: {macs:.3g} times fewer, counted"
+        found.append(judged(f"{claim} in multiply-adds", "REP" if macs > 1 else "NOT", said))
+    timed = pd.DataFrame() if e.speeds is None else e.speeds[e.speeds["label"] == arm]
+    for row in timed.itertuples():
+        told = times_in_words(row.ratio, row.low, row.high, row.n).replace("seed", "timing")
+        verdict = judge_direction(row.low - 1, row.high - 1)
+        found.append(judged(f"{claim} in seconds as {row.form}", verdict, f"{arm}: {told} faster"))
+    return found or [missing(claim, "neither bytes nor multiply-adds nor seconds were measured")]
+
+
+def temperature(e: Evidence) -> list[Replication]:
+    """C9: each setting apart."""
+    claim = words_of("C9")
+    if not any("tau=" in label or "alpha=" in label for label in e.runs["label"]):
+        return [missing(claim, "no arm sets a temperature or alpha")]
+    tests = grid_tests(e.runs, metric=e.metric)
+    found = []
+    for row, said in zip(tests.itertuples(), grid_sentences(tests, unit=e.unit), strict=True):
+        verdict = "REP" if row.p_holm < ALPHA else "INC"
+        found.append(judged(f"the {row.setting} matters", verdict, said.partition(": ")[2].rstrip(".")))
+    return found or [missing(claim, "each setting has a single level")]
+
+
+def generalises(e: Evidence) -> list[Replication]:
+    """C10: on the test text, and on other domains where they were scored."""
+    claim = words_of("C10")
+    arm = first_of((V2_CORRECTED, V2), list(e.runs["label"]))
+    if arm is None or not e.has(HARD):
+        return [missing_arms(claim, e, V2_CORRECTED, HARD)]
+    arms = [(name, HARD) for name in (V2, V2_CORRECTED) if e.has(name)]
+    found = [lower(f"{claim} on the test text", pairs(e.runs, arms, value=e.metric), unit=e.unit)]
+    if "ood_bits_per_byte" in e.runs:
+        table = pairs(e.runs, arms, value="ood_bits_per_byte")
+        return [*found, lower(f"{claim} on other domains", table, unit="bits per byte")]
+    return [*found, missing(f"{claim} on other domains", "no other domain was scored")]
+
+
+def activations(e: Evidence) -> Replication:
+    """C11: weights alone against weights and activations of 8 bits."""
+    claim = words_of("C11")
+    a, b = "bits=8 qat activations", "bits=8 qat"
+    if not e.has(a, b):
+        return missing_arms(claim, e, a, b)
+    row = equivalences(e.runs, [(a, b)], metric=e.metric).iloc[0].to_dict()
+    verdict = {"equal": "REP", "lower": "REP", "higher": "NOT"}.get(row["decided"], "INC")
+    return judged(claim, verdict, f"{a} against {b}: {row['decided']}, {ratio_in_words(row)} in {e.unit}")
+
+
+def flexible(e: Evidence) -> Replication:
+    """C12."""
+    claim = words_of("C12")
+    if e.composed is None or e.composed.empty:
+        return missing(claim, "no other architecture took them")
+    done = e.composed["finished"].astype(bool)
+    failed = [f"{row.model} with {row.methods}" for row in e.composed[~done].itertuples()]
+    said = f"{int(done.sum())} of {len(done)} combinations of {e.composed['model'].nunique()} models trained"
+    said += f", not {', '.join(failed)}" if failed else " without code of their own"
+    return judged(claim, weakest(["REP" if ok else "NOT" for ok in done]), said)
+
+
+def guides(e: Evidence) -> Replication:
+    """C13."""
+    claim = words_of("C13")
+    if e.regret is None:
+        return missing(claim, "no settings were chosen by a bound")
+    value, low, high = in_digits(e.regret.value, e.regret.low, e.regret.high, signed=True)
+    verdict = "NOT" if e.regret.low > 0 else "REP" if e.regret.n > 1 else "INC"
+    said = (
+        f"regret against choosing by validation {value} (95% interval {low} to {high}, {seeds(e.regret.n)})"
+    )
+    return judged(claim, verdict, said)
+
+
+def _word(column: str) -> str:
+    return column.removesuffix(" ratio").replace("train_flops", "training FLOPs")

@@ -1,0 +1,84 @@
+"""Claims of the contest seed about bits (rows 6 to 9 of its list): what fits 16 MB, and what few bits cost.
+
+The first is arithmetic; the others need sweeps of bits, arms of equal bytes, and the teacher's FLOPs.
+"""
+
+from lmbench.analysis.compression import log_ratio
+from lmbench.analysis.distillation_arms import HARD, settings_of
+from lmbench.analysis.distillation_evidence import Evidence, judged, missing, share_in_words
+from lmbench.analysis.distillation_registry import words_of
+from lmbench.analysis.intervals import Estimate
+from lmbench.analysis.replication import Replication, judge_band
+
+BUDGET = 16_000_000  # bytes, decimal
+FITTING = {2: 32e6, 3: 21e6, 4: 16e6}  # parameters said to fit by their bits
+POST, TRAINED = (0.15, 0.20), (0.02, 0.08)  # "15-20%", and "about 4%" to within a factor of two
+TEACHER_PARAMETERS, STUDENT_PARAMETERS = 7e9, 32e6
+
+
+def capacity() -> list[Replication]:
+    """P6: parameters in 16 MB at 2, 3 and 4 bits, nothing else stored."""
+    found = []
+    for bits, claimed in FITTING.items():
+        counted = 8 * BUDGET / bits
+        said = f"counted {counted / 1e6:.1f} million without scales, {counted / claimed:.2g} times as many"
+        name = f"{bits} bits put about {claimed / 1e6:.0f} million parameters into 16 MB"
+        found.append(judged(name, "REP" if abs(counted / claimed - 1) < 0.05 else "NOT", said))
+    return found
+
+
+def two_bits(e: Evidence) -> list[Replication]:
+    """P7: what 2 bits cost after training, and trained with them."""
+    claims = {
+        "2 bits after training lose 15 to 20%": ("ptq", POST),
+        "training with 2 bits loses about 4%": ("qat", TRAINED),
+    }
+    found = []
+    for claim, (method, band) in claims.items():
+        arms = [arm for arm in dict.fromkeys(e.runs["label"]) if _is(arm, bits=2, method=method)]
+        if not arms or not e.has(HARD):
+            found.append(missing(claim, f"no arm of 2 bits by {method} beside {HARD}"))
+        for arm in arms if e.has(HARD) else ():
+            loss = log_ratio(e.runs, arm, HARD, value=e.metric)
+            low, high = loss.low - 1, loss.high - 1
+            said = f"{_share(loss)} in {e.unit}, against the same net in float"
+            found.append(judged(f"{claim} ({arm})", judge_band(low, high, band=band), said))
+    return found
+
+
+def equal_bytes(e: Evidence, *, tolerance: float = 0.1) -> Replication:
+    """P8: with equal bytes, a large net of 2 bits against a small one of more."""
+    claim = words_of("P8")
+    arms = [arm for arm in dict.fromkeys(e.runs["label"]) if arm.startswith("equal bytes ")]
+    if e.artifacts is None or len(arms) < 2:
+        return missing(claim, "no nets of different width were packed to equal bytes")
+    files = e.artifacts.groupby("label")["bytes"].mean()
+    losses = {arm: float(e.runs.loc[e.runs["label"] == arm, e.metric].mean()) for arm in arms}
+    if files[arms].max() > files[arms].min() * (1 + tolerance):
+        return missing(claim, f"the files of {' and '.join(arms)} are not of equal size")
+    fewest, *others = sorted(arms, key=lambda arm: float(settings_of(arm).get("bits", 32)))
+    best = min(others, key=losses.__getitem__)
+    loss = log_ratio(e.runs, fewest, best, value=e.metric)
+    verdict = "REP" if loss.high < 1 else "NOT" if loss.low > 1 else "INC"
+    return judged(claim, verdict, f"{fewest} against {best} {_share(loss)} in {e.unit}")
+
+
+def large_teacher(e: Evidence) -> Replication:
+    """P9: what a teacher's forward passes cost beside the student's training, in FLOPs of a token."""
+    claim = words_of("P9")
+    ratio = 2 * TEACHER_PARAMETERS / (6 * STUDENT_PARAMETERS)
+    said = f"2 N of the teacher is {ratio:.0f} times 6 N of the student, so its passes take all of the budget"
+    if {"teacher_flops", "train_flops"} <= set(e.runs) and (e.runs["teacher_flops"] > 0).any():
+        own = e.runs[e.runs["teacher_flops"] > 0]
+        share = float((own["teacher_flops"] / own["train_flops"]).mean())
+        said += f"; the teacher here takes {share:.2g} times what its student takes"
+    return judged(claim, "NOT", said)
+
+
+def _is(arm: str, *, bits: int, method: str) -> bool:
+    settings = settings_of(arm)
+    return settings.get("bits") == bits and str(settings.get("method", "")).startswith(method)
+
+
+def _share(loss: Estimate) -> str:
+    return share_in_words(loss.value - 1, loss.low - 1, loss.high - 1, loss.n)

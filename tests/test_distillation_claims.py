@@ -1,0 +1,333 @@
+"""Every claim about quantised distillation: declared, judged by the evidence, and never silently dropped."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from lmbench.analysis import distillation_claims as claims
+from lmbench.analysis.compression_speed import speed_table
+from lmbench.analysis.distillation_arms import factorial_cells
+from lmbench.analysis.distillation_evidence import Evidence, weakest
+from lmbench.analysis.distillation_registry import CLAIMS, declared_table, words_of
+from lmbench.analysis.intervals import Estimate
+from lmbench.analysis.replication import Replication
+from tests.test_compression import study, timings
+
+QUICK = ["teacher", *factorial_cells(half=True), "bits=2 ptq", "bits=4 ptq", "bits=8 ptq"]
+TIMES = timings(hard=[("float32", 2.0)], P=[("float32", 2.0), ("csr", 0.2)])
+
+
+def evidence(arms=None, *, seeds=3, noise=0.002, **more):
+    runs, files = study(seeds=seeds, noise=noise) if arms is None else study(arms, seeds=seeds, noise=noise)
+    return Evidence(runs=runs, artifacts=files, **more)
+
+
+def judge(number, given):
+    """The findings of one claim."""
+    outcome = claims.CLAIMS[number](given)
+    return outcome if isinstance(outcome, list) else [outcome]
+
+
+def only(number, given):
+    (found,) = judge(number, given)
+    return found
+
+
+# ------------------------------------------------------------------ the list
+
+
+def test_every_declared_claim_has_a_judge_and_every_judge_a_claim():
+    assert [claim.id for claim in CLAIMS] == list(claims.CLAIMS)
+    assert [f"B{i}" for i in range(1, 15)] + [f"C{i}" for i in range(1, 14)] == list(claims.CLAIMS)[:27]
+
+
+def test_the_declared_table_says_what_would_replicate_each():
+    table = declared_table()
+    assert len(table) == 31
+    assert table["replicated if"].map(len).min() > 0
+    assert declared_table(["B1"])["replicated if"].tolist() == ["the interval reaches 8 times"]
+    with pytest.raises(ValueError, match="unknown claim 'B99'"):
+        words_of("B99")
+
+
+@pytest.mark.parametrize("arms", [None, QUICK, ["hard"], ["teacher", "hard", "joint"]])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_no_claim_vanishes_whatever_was_run(arms, seeds):
+    found = claims.findings(evidence(arms, seeds=seeds))
+    assert {number for number, _ in found} == set(claims.CLAIMS)
+    table = claims.claim_table(found)
+    assert table["measured"].map(len).min() > 0
+    assert "nan" not in " ".join(table["measured"])
+    said = claims.claims_reading(found)
+    assert all(f"{number}, " in said or f"{number}. " in said for number in claims.CLAIMS)
+
+
+def test_without_any_file_only_what_needs_none_is_judged():
+    found = dict(claims.findings(Evidence(runs=study(["hard", "KD"])[0])))
+    assert found["B1"].verdict == "NT"
+    assert found["B1"].measured == "no dense arm of 8 bits was packed"
+    assert found["B7"].verdict == "NT"  # its last part, with the teacher's FLOPs
+    assert found["P6"].verdict == "NOT"
+
+
+def test_the_weakest_part_is_the_claims_verdict():
+    assert weakest(["REP", "DIR"]) == "DIR"
+    assert weakest(["INC", "NOT", "REP"]) == "NOT"
+
+
+# ------------------------------------------------------------------ size and compute
+
+
+def test_eight_times_smaller_is_refuted_by_files_four_times_smaller():
+    found = only("B1", evidence())
+    assert found.verdict == "NOT"
+    assert "3.96 times" in found.measured
+    few = evidence()
+    smaller = few.artifacts.assign(bytes=few.artifacts["bytes"] // 3)
+    assert only("B1", Evidence(runs=few.runs, artifacts=smaller)).verdict == "REP"
+
+
+def test_ten_times_cheaper_needs_the_clock_and_the_count():
+    timed = evidence(speeds=speed_table(TIMES))
+    # 1 / 0.28 = 3.57 of multiply-adds and 10 of seconds are both beyond 3.16.
+    assert only("B2", timed).verdict == "REP"
+    slow = TIMES.assign(seconds=TIMES["seconds"].where(TIMES["form"] != "csr", 2.5))
+    assert only("B2", evidence(speeds=speed_table(slow))).verdict == "NOT"
+    untimed = only("B2", evidence())
+    assert untimed.verdict == "INC"
+    assert "no form of it was timed" in untimed.measured
+
+
+def test_pruning_is_judged_apart_for_bytes_multiply_adds_and_each_form():
+    found = {one.claim.partition(" in ")[2]: one for one in judge("C8", evidence(speeds=speed_table(TIMES)))}
+    assert found["bytes"].verdict == "REP"
+    assert found["multiply-adds"].verdict == "REP"
+    quick = judge("C8", evidence(QUICK))[0]
+    assert quick.measured.startswith("effect of P and Q×KD×ENT over the design")
+
+
+def test_the_formula_of_size_is_judged_by_the_worst_file():
+    files = evidence().artifacts
+    assert judge("C1", evidence())[-1].verdict == "REP"
+    off = files.assign(bytes=files["bytes"].where(files.index != 3, files["bytes"] * 1.2))
+    found = judge("C1", Evidence(runs=evidence().runs, artifacts=off))[-1]
+    assert (found.verdict, "the furthest 21.2%" in found.measured) == ("NOT", True)
+
+
+def test_a_growth_law_needs_one_constant_and_its_correction_the_count():
+    rows = pd.DataFrame(
+        {
+            "number": "C2", "arm": ["a", "b"], "as_published": [10.0, 40.0], "corrected": [5.0, 10.04],
+            "counted": [5.0, 10.0],
+        }
+    )  # fmt: skip
+    written, corrected = judge("C2", evidence(formulas=rows))
+    assert (written.verdict, corrected.verdict) == ("NOT", "REP")
+    assert "varies 2 times" in written.measured
+    undefined = rows.assign(as_published=math.nan)
+    assert "no meaning" in judge("C2", evidence(formulas=undefined))[0].measured
+    assert judge("C2", evidence(formulas=rows.assign(as_published=[5.0, 10.0])))[0].verdict == "REP"
+
+
+# ------------------------------------------------------------------ quality
+
+
+def test_a_few_per_cent_is_of_perplexity_against_the_student_and_the_teacher():
+    found = judge("B3", evidence())
+    # V1 has 0.1016 bits more than the student: 2^0.1016 = 1.073.
+    assert [one.verdict for one in found] == ["NOT", "NOT"]
+    assert "against hard +7.3%" in found[0].measured
+    same = evidence()
+    runs = same.runs.assign(nll=1.0 + 0.001 * same.runs["init_seed"])
+    assert [one.verdict for one in judge("B3", Evidence(runs=runs))] == ["REP", "REP"]
+
+
+def test_eight_bits_are_enough_where_one_way_equals_the_float_student():
+    assert only("B4", evidence()).verdict == "REP"
+    worse = evidence().runs
+    worse.loc[worse["label"].str.startswith("bits=8"), "bits_per_byte"] += 0.5
+    assert only("B4", Evidence(runs=worse)).verdict == "NOT"
+
+
+def test_sparsity_needs_the_dense_net_of_as_many_weights():
+    runs = evidence().runs
+    near = runs.assign(bits_per_byte=runs["bits_per_byte"] - 0.05 * runs["label"].eq("density=0.1"))
+    assert only("B5", Evidence(runs=near)).verdict == "REP"
+    without = near[near["label"] != "dense small"]
+    found = only("B5", Evidence(runs=without))
+    assert found.verdict == "INC"
+    assert "which decides, was not run" in found.measured
+    small = near.assign(bits_per_byte=near["bits_per_byte"] - 1.0 * near["label"].eq("dense small"))
+    assert only("B5", Evidence(runs=small)).verdict == "NOT"
+
+
+def test_entropy_is_judged_by_calibration_and_nll_over_the_design():
+    given = evidence()
+    has_entropy = given.runs["label"].str.contains("ENT")
+    noise = 1e-4 * (given.runs.index % 7)
+    better = given.runs.assign(ece=0.1 - 0.03 * has_entropy + noise, nll=1.4 - 0.1 * has_entropy + noise)
+    assert only("B6", Evidence(runs=better)).verdict == "REP"
+    assert only("B6", Evidence(runs=better.assign(nll=1.4 + 0.1 * has_entropy + noise))).verdict == "NOT"
+    assert "confused with Q×P×KD" in only("B6", Evidence(runs=better[better["label"].isin(QUICK)])).measured
+    assert only("B6", given).measured == "no calibration error was measured"
+
+
+def test_distilling_is_judged_with_and_without_the_teachers_flops():
+    steps, flops = judge("B7", evidence())
+    assert (steps.verdict, flops.verdict) == ("REP", "NT")
+    assert "KD took 3 times its own FLOPs" in flops.measured
+    longer = evidence().runs
+    extra = longer[longer["label"] == "hard"].assign(label="hard longer")
+    extra["bits_per_byte"] -= 0.2
+    assert judge("B7", Evidence(runs=pd.concat([longer, extra])))[1].verdict == "NOT"
+
+
+def test_synergy_is_what_all_do_beyond_the_sum_of_each():
+    given = evidence(noise=0.0005)
+    assert only("B14", given).verdict == "INC"
+    runs = given.runs
+    helped = runs.assign(bits_per_byte=runs["bits_per_byte"] - 0.3 * runs["label"].eq("Q+P+KD+ENT"))
+    assert only("B14", Evidence(runs=helped)).verdict == "REP"
+    half = only("B14", Evidence(runs=helped[helped["label"].isin(QUICK)]))
+    assert "if no three or four of them interact" in half.measured
+
+
+# ------------------------------------------------------------------ convergence, agreement, bounds
+
+
+def test_a_floor_above_zero_refutes_convergence_to_zero():
+    floors = pd.DataFrame({"label": ["V1 literal"], "k_inf": [0.1], "low": [0.05], "high": [0.15], "n": [5]})
+    assert only("B8", evidence(floors=floors)).verdict == "NOT"
+    assert only("B8", evidence(floors=floors.assign(k_inf=0.001, low=-0.004, high=0.006))).verdict == "REP"
+    assert only("B8", evidence(floors=floors.assign(low=-0.1))).verdict == "INC"
+
+
+def test_claims_without_a_number_are_reported_and_not_judged():
+    reached = pd.DataFrame(
+        {"label": ["V1"], "epsilon": [0.1], "reached": [18], "n": [20], "low": [0.68], "high": [0.99]}
+    )
+    found = only("B9", evidence(reached=reached))
+    assert found.verdict == "NT"
+    assert "below 0.1 nats in 18 of 20" in found.measured
+    assert "22.4 times" not in only("C5", evidence()).measured
+    assert "V1 literal" in only("C5", evidence()).measured
+
+
+def agreements(**more):
+    row = {
+        "teacher_accuracy": 0.6, "student_accuracy": 0.55, "kl_forward": 0.1, "kl_reverse": 0.2,
+        "margin_bound": 0.8, "margin_violations": 0, "approximation_ratio": 0.2, "top1_agreement": 0.7,
+    }  # fmt: skip
+    return pd.DataFrame([{"label": label, "init_seed": 0} | row for label in ("V1", "V2", "KD")]).assign(
+        **more
+    )
+
+
+def test_the_margin_bound_holds_or_is_a_bug():
+    assert only("B10", evidence(agreement=agreements())).verdict == "REP"
+    # Accuracy lost is here 0.1 times sqrt(2 KL).
+    lost = agreements(kl_forward=[0.02, 0.08, 0.18], student_accuracy=[0.58, 0.56, 0.54])
+    assert "it grows by 0.1 per sqrt(2 KL)" in only("B10", evidence(agreement=lost)).measured
+    assert only("B10", evidence(agreement=agreements(margin_violations=1))).verdict == "NOT"
+    assert "same choice 70%" in only("C4", evidence(agreement=agreements())).measured
+
+
+def test_every_task_means_the_worst_one():
+    rows = [
+        (label, task, seed, 0.6 + 0.01 * seed - lost[task] * (label == "V1 literal") + 0.001 * (seed % 2))
+        for lost in [{"copy": 0.01, "recall": 0.2}]
+        for label in ("teacher", "V1 literal")
+        for task in lost
+        for seed in range(4)
+    ]
+    tasks = pd.DataFrame(rows, columns=["label", "task", "init_seed", "accuracy"])
+    found = only("B11", evidence(tasks=tasks))
+    assert (found.verdict, "loses most on recall" in found.measured) == ("NOT", True)
+    assert only("B11", evidence(tasks=tasks[tasks["task"] == "copy"])).verdict == "REP"
+
+
+def test_a_bound_is_judged_by_how_often_it_is_exceeded():
+    rows = pd.DataFrame(
+        {
+            "form": ["seed", "occam"], "violations": [90, 1], "draws": 200, "rate": [0.45, 0.005],
+            "low": [0.38, 0.0], "high": [0.52, 0.03], "delta": 0.05,
+        }
+    )  # fmt: skip
+    found = judge("C6", evidence(coverage=rows))
+    assert [one.verdict for one in found] == ["NOT", "REP"]
+
+
+def test_regret_above_zero_refutes_choosing_by_the_bound():
+    assert only("C13", evidence(regret=Estimate(0.1, 0.05, 0.15, 0.001, 5, 4.0))).verdict == "NOT"
+    assert only("C13", evidence(regret=Estimate(0.0, 0.0, 0.0, 1.0, 5, 4.0))).verdict == "REP"
+
+
+# ------------------------------------------------------------------ joint, temperature, the rest
+
+
+def test_joint_temperature_and_generalisation_follow_their_tests():
+    given = evidence()
+    assert only("C7", given).verdict == "REP"
+    assert [one.verdict for one in judge("C9", given)] == ["REP", "REP"]
+    assert [one.verdict for one in judge("C10", given)] == ["NOT", "NT"]
+    runs = given.runs.assign(ood_bits_per_byte=given.runs["bits_per_byte"])
+    runs.loc[runs["label"].str.startswith("V2"), "ood_bits_per_byte"] -= 0.5
+    assert [one.verdict for one in judge("C10", Evidence(runs=runs))] == ["NOT", "REP"]
+
+
+def test_activations_are_compared_with_weights_alone():
+    runs = evidence().runs
+    both = runs[runs["label"] == "bits=8 qat"].assign(label="bits=8 qat activations")
+    assert only("C11", Evidence(runs=pd.concat([runs, both]))).verdict == "REP"
+    assert only("C11", evidence()).measured == "no run of bits=8 qat activations"
+
+
+def test_one_architecture_that_fails_refutes_flexibility():
+    done = pd.DataFrame({"model": ["lstm", "mlp"], "methods": "quantize", "finished": [True, True]})
+    assert only("C12", evidence(composed=done)).verdict == "REP"
+    found = only("C12", evidence(composed=done.assign(finished=[True, False])))
+    assert (found.verdict, "not mlp with quantize" in found.measured) == ("NOT", True)
+
+
+def test_the_contests_capacities_are_half_of_what_fits():
+    found = judge("P6", evidence())
+    assert [one.verdict for one in found] == ["NOT"] * 3
+    assert [one.measured.split()[1] for one in found] == ["64.0", "42.7", "32.0"]
+
+
+def test_two_bits_are_judged_after_training_and_trained():
+    post, trained = judge("P7", evidence(noise=0.0005))
+    # 0.4 of 2.1 bits after training is 19%, and 0.1 trained is 4.8%.
+    assert (post.verdict, trained.verdict) == ("INC", "REP")
+    assert "+19.1%" in post.measured
+
+
+def test_equal_bytes_need_files_of_one_size():
+    runs, files = study(["hard", "bits=8 qat", "bits=2 qat"])
+    names = {"bits=8 qat": "equal bytes bits=8", "bits=2 qat": "equal bytes bits=2"}
+    runs, files = (frame.assign(label=frame["label"].replace(names)) for frame in (runs, files))
+    assert "not of equal size" in only("P8", Evidence(runs=runs, artifacts=files)).measured
+    equal = files.assign(bytes=50_000)
+    assert only("P8", Evidence(runs=runs, artifacts=equal)).verdict == "NOT"
+    assert only("P9", evidence()).measured.startswith("2 N of the teacher is 73 times 6 N")
+
+
+# ------------------------------------------------------------------ table and reading
+
+
+def test_the_reading_counts_verdicts_and_lists_what_was_not_tested():
+    found = [
+        ("B1", Replication("one", "NOT", "x", "One: not replicated (x).")),
+        ("C7", Replication("two", "REP", "y", "Two: replicated (y).")),
+        ("C9", Replication("three", "NT", "no arm", "Three: not tested (no arm).")),
+    ]
+    table = claims.claim_table(found)
+    assert table["verdict"].tolist() == ["not replicated", "replicated", "not tested"]
+    assert claims.claims_reading(found) == (
+        "Of 2 claims and parts of claims that were tested: 1 replicated, 0 right direction, smaller, "
+        "1 not replicated, 0 inconclusive.\n\n"
+        "The first sketch. B1. One: not replicated (x).\n\n"
+        "The second sketch. C7. Two: replicated (y).\n\n"
+        "Not tested here: C9, three: no arm."
+    )
