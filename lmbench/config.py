@@ -77,7 +77,7 @@ class Config(BaseModel):
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain JSON values, with `kind` and `version` first."""
         out: dict[str, Any] = {"kind": self.kind, "version": self.version}
-        return out | {name: _plain(getattr(self, name)) for name in type(self).model_fields}
+        return out | {name: as_plain(getattr(self, name)) for name in type(self).model_fields}
 
     def canonical(self) -> dict[str, Any]:
         """What the digest covers: kind, version, and every field that is not at its default."""
@@ -114,10 +114,11 @@ def _canonical(value: Any) -> Any:
     return [_canonical(v) for v in value] if isinstance(value, tuple) else value
 
 
-def _plain(value: Any) -> Any:
+def as_plain(value: Any) -> Any:
+    """A field's value as plain JSON values."""
     if isinstance(value, Config):
         return value.to_dict()
-    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
+    return [as_plain(v) for v in value] if isinstance(value, tuple | list) else value
 
 
 # ------------------------------------------------------------------ finding kinds by name

@@ -15,6 +15,7 @@ import torch
 from lmbench import cli
 from lmbench.batch import State
 from lmbench.store import ROW_COLUMNS, Store
+from tests.corpora import write_corpus
 
 COMMANDS = ("list", "notebook", "batch", "train", "cost", "data", "runs", "report", "doctor")
 
@@ -463,3 +464,37 @@ def test_sigterm_ends_a_batch_as_orderly_as_ctrl_c(notebook, project):
     _, err = process.communicate(timeout=30)
     assert (process.returncode, "Traceback" in err) == (128 + signal.SIGTERM, False)
     assert list((project / "results/notebooks/01_first").iterdir()) == []
+
+
+# ------------------------------------------------------------------ methods
+
+
+def test_methods_are_named_and_set_like_any_field(lmbench, project, tmp_path):
+    sizes = {"seq_len": 8, "d_model": 8, "n_head": 2, "n_layer": 1, "d_ff": 8, "batch_size": 2, "steps": 2}
+    fields = sizes | {"eval_bytes": 100, "task.corpus": write_corpus(tmp_path / "small")}
+
+    def train(**others):
+        pairs = [("-p", f"{key}={value}") for key, value in (fields | others).items()]
+        return ("train", "transformer", "--device", "cpu", "--json", *(word for pair in pairs for word in pair))
+
+    status, out, _ = lmbench(*train(methods="quantize", bits=4))
+    assert status == 0
+    digest = json.loads(out)["run"]
+    assert lmbench(*train(methods="distill", teacher=digest[:8]))[0] == 0
+    file = tmp_path / "model.lmb"
+    packed = ("export", digest, "--to", str(file), "--format", "packed")
+    assert f"{file}: " in lmbench(*packed)[1] and file.stat().st_size > 1000
+    for arguments, said in (
+        (packed, "is there already; name a file that is not"),
+        ((*packed[:-1], "paked"), "Did you mean 'packed'?"),
+        (train(methods="distill", teacher="ffff"), "no run 'ffff'"),
+        (train(methods="quantise"), "Did you mean 'quantize'?"),
+        (train(methods='["prune", "prune"]'), "lists 'prune' twice; accepted here: each kind once"),
+    ):
+        status, _, err = lmbench(*arguments)
+        assert status == 1 and said in err, arguments
+
+
+def test_variants_of_methods_are_listed_in_words_and_as_json(lmbench):
+    assert "constrain with execution=slice, round_to=8" in lmbench("list", "methods")[1]
+    assert "constrain_preprint" in json.dumps(json.loads(lmbench("list", "methods", "--json")[1]))

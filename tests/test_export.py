@@ -421,7 +421,8 @@ def test_a_task_without_a_tokenizer_is_refused(trained, tmp_path, monkeypatch):
 
     store, digest = trained
     found = load_run(digest, store=store, device=torch.device("cpu"))
-    run = SimpleNamespace(model=found.run.model, task=make("schedule", "cosine"))  # any config without one
+    other = make("schedule", "cosine")  # any config without one
+    run = SimpleNamespace(model=found.run.model, task=other, methods=(), steps=1)
     monkeypatch.setattr(folder, "load_run", lambda *_, **__: SimpleNamespace(run=run))
     with pytest.raises(
         ValueError, match=r"task 'cosine' has no tokenizer, so its models have no text to be used"

@@ -16,11 +16,14 @@ import torch
 from safetensors.torch import load_file
 
 from lmbench.config import discover
+from lmbench.models.base import seeded
 from lmbench.store import Store
+from lmbench.training import grouping
 from lmbench.training.execute import run_all
 from lmbench.training.loop import train, train_group
 from lmbench.training.program import Program
 from tests.test_capabilities import points, tracked_run
+from tests.methods_at_work import NAMES, at_work
 from tests.test_groups import three, tiny_run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -133,3 +136,51 @@ def test_a_killed_process_is_followed_by_the_same_run(dtype, task, tmp_path):
         part = (apart / sum(value.norm() ** 2 for value in weights[0].values()).sqrt()).item()
         log.warning("%s: weights after a kill differ by %.1e of their norm", dtype, part)
         assert part < RESUMED
+
+
+# ------------------------------------------------------------------ methods
+
+
+def method_run(task, name):
+    """A run with the methods of that name, and the weights of their teacher."""
+    sizes = WIDE | {"n_head": 4, "seq_len": 16, "dropout": 0.0}
+    run = tiny_run(task, "transformer_prenorm", options=sizes, dtype="float32", steps=12, schedule="constant")
+    teacher = run.replace(steps=1).with_seed(9)
+    weights = {teacher.digest: seeded(teacher.model, init_seed=5).state_dict()}
+    return run.replace(methods=at_work(teacher)[name], weights="final"), weights
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_captured_steps_with_methods_are_those_of_a_cpu(name, task):
+    run, weights = method_run(task, name)
+    on = {}
+    for device in ("cpu", "cuda"):
+        program = Program([run], device=torch.device(device), teachers=weights)
+        program.advance(run.steps)
+        on[device] = program.losses_SR.cpu()
+    apart = furthest(on["cuda"], on["cpu"])
+    log.warning("%s: losses of twelve steps differ by %.1e from a CPU's", name, apart)
+    assert apart < 5e-3  # a weight on the edge of two codes, or of a mask, may fall on the other side
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_group_with_methods_is_as_its_runs_alone(name, task):
+    run, weights = method_run(task, name)
+    if grouping.alone(run):
+        pytest.skip(grouping.alone(run))
+    runs = [run, run.with_seed(3)]
+    group = Program(runs, device=torch.device("cuda"), teachers=weights)
+    group.advance(run.steps)
+    for at, one in enumerate(runs):
+        alone = Program([one], device=torch.device("cuda"), teachers=weights)
+        alone.advance(run.steps)
+        apart = furthest(group.losses_SR[:, at], alone.losses_SR[:, 0])
+        log.warning("%s: losses of twelve steps of a group differ by %.1e", name, apart)
+        assert apart < 5e-3
+
+
+def test_sliced_widths_are_a_captured_graph_each(task):
+    run, _ = method_run(task, "constrain_slice")
+    program = Program([run.replace(steps=60)], device=torch.device("cuda"))
+    program.advance(60)
+    assert len(program._steps) > 2 and bool(torch.isfinite(program.losses_SR).all())

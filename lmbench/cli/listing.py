@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from lmbench.cli import show
-from lmbench.config import Config, discover, unknown
+from lmbench.config import Config, as_plain, discover, unknown
 
 WHAT = ("models", "tasks", "methods", "corpora", "notebooks", "presets")
 _ROLES = {"models": "model", "tasks": "task", "methods": "method"}
@@ -75,9 +75,17 @@ def _kind(cls: type[Config], name: str) -> dict[str, Any]:
     if changed:
         # What a variant holds at the kind's default, or leaves to the sizes, does not tell it apart.
         told = {key: value for key, value in changed.items() if value is not None and value != fields[key]}
-        summary = f"{cls.kind} with {', '.join(f'{key}={value}' for key, value in told.items())}"
-    plain = {key: value.to_dict() if isinstance(value, Config) else value for key, value in fields.items()}
-    return {"summary": summary, "kind": cls.kind, "version": cls.version, "fields": plain | changed}
+        words = ", ".join(f"{key}={_shown(value)}" for key, value in told.items())
+        summary = f"{cls.kind} with {words or 'its defaults'}"
+    every = {key: as_plain(value) for key, value in (fields | changed).items()}
+    return {"summary": summary, "kind": cls.kind, "version": cls.version, "fields": every}
+
+
+def _shown(value: Any) -> str:
+    """A value in a line of text; of a config its name, and of a constant curve its level."""
+    if isinstance(value, Config):
+        return f"{value.to_dict()['level']:g}" if value.kind == "const" else value.name
+    return str(value)
 
 
 def _notebooks() -> dict[str, dict[str, Any]]:

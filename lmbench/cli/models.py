@@ -117,6 +117,7 @@ def train(
     """Train one model, or take its result from the store.
 
     Keys of -p are fields of a run: -p steps=1000 -p lr=1e-3 -p task.corpus=tiny_shakespeare -p d_model=64.
+    Methods are named and set the same way: -p methods=quantize -p bits=4; a teacher is the digest of a run.
     A run whose loss stopped being finite ends in exit status 1. A large model trains on several GPUs
     by torchrun --nproc-per-node 2 -m lmbench train ...
     """
@@ -131,11 +132,13 @@ def train(
         raise ValueError(
             f"-p model = {assignments['model']!r} is not accepted: the model is the argument, here {model!r}"
         )
+    store = Store(results())
+    for key in {"teacher", "distill.teacher", "method.teacher"} & set(assignments):
+        assignments[key] = [_stored_run(store, one) for one in _listed(assignments[key])]
     place = own_device(resolve_device(device))  # before a text is read, which can take minutes
     run = make_run({"model": model, "steps": DEFAULT_STEPS} | assignments)
     if not {"vocab_size", "model.vocab_size"} & set(assignments):
         run = run.replace(model=fit_model(run.model, run.task))
-    store = Store(results())
     with joined(place) as ranks:
         rows = run_all([run], store=store, device=str(place), ranks=ranks)
     final, diverged = final_rows(rows), rows[rows["metric"] == "diverged"]["value"]
@@ -150,3 +153,15 @@ def train(
         return
     show.table(list(final.columns), final.itertuples(index=False))
     show.line(f"\n{run.model.name}, {run.steps} steps: {store.folder(run.digest)}")
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _stored_run(store: Any, digest: Any) -> Any:
+    """The config of a run that the store holds, from its digest or the start of it."""
+    from lmbench.cli.runs import whole_digest
+    from lmbench.config import from_dict
+
+    return from_dict("run", store.record(whole_digest(store, str(digest)))["run"]["config"])

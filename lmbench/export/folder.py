@@ -20,6 +20,7 @@ import torch
 
 from lmbench.config import unknown
 from lmbench.export.tokenizer import START, check_equal, library_tokenizer
+from lmbench.methods.base import in_force
 from lmbench.models.huggingface.library import library, without_bars
 from lmbench.store import Store
 from lmbench.tasks.base import load_task
@@ -57,7 +58,7 @@ def export_run(digest: str, *, store: Store, to: Path, form: str = "hf") -> Path
     kind = store.record(digest)["run"]["kind"]
     if kind != "run":
         raise ValueError(f"{digest} is a record of kind {kind!r}, not a training run: it has no weights")
-    loaded = load_run(digest, store=store, device=torch.device("cpu"))
+    loaded = load_run(digest, store=store, device=torch.device("cpu"), methods=())
     _refuse(loaded)
     tokenizer = _tokenizer(loaded)
     half = to.with_name(f".{to.name}-{uuid.uuid4().hex[:8]}")
@@ -77,6 +78,12 @@ def _refuse(loaded: Loaded) -> None:
         raise ValueError(
             f"this run's model needs the folder {model.path}, which an exported one could not bring along; "
             "only models that stand by themselves are exported"
+        )
+    held = in_force(loaded.run.methods, step=loaded.run.steps, steps=loaded.run.steps)
+    if held:
+        raise ValueError(
+            f"this run computes with {held[0].kind!r} beside its weights (a width, or rounded activations), "
+            "which such a folder has no place for; accepted: format 'packed'"
         )
 
 

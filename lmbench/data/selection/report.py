@@ -122,13 +122,17 @@ def _grams(texts: Sequence[np.ndarray], *, order: int) -> tuple[np.ndarray, np.n
     """The n-grams of all texts end to end as numbers, and where those of each text end."""
     lengths = [max(0, len(text) - order + 1) for text in texts]
     number = np.zeros(sum(lengths), dtype=np.int64)
+    base = 1 + max((int(text.max(initial=0)) for text in texts), default=0)
+    fits = base**order < 2**63  # then the digits themselves are the number
     for offset in range(order):
         tokens = [
             text[offset : offset + length].astype(np.int64)
             for text, length in zip(texts, lengths, strict=True)
         ]
         token = np.concatenate([*tokens, np.zeros(0, np.int64)])
-        number = np.unique(number * (int(token.max(initial=0)) + 1) + token, return_inverse=True)[1]
+        number = number * base + token
+        if not fits:
+            number = np.unique(number, return_inverse=True)[1]
     return number, np.cumsum(lengths)
 
 
