@@ -8,9 +8,9 @@ task: the fields are typed `Config`, and training checks what only it can know.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from lmbench.config import Config, build, discover, make, one_of, unknown
 
@@ -55,6 +55,15 @@ class LastToken(Protocol):
     """Windows per batch of the published average (64 by characters, 32 by words)."""
 
 
+def _in_order(methods: tuple[Config, ...]) -> tuple[Config, ...]:
+    """Methods as they act on a weight, so that runs which train the same have one digest."""
+    return tuple(sorted(methods, key=lambda one: (type(one).place, one.kind, one.digest)))
+
+
+Methods = Annotated[tuple[one_of("method"), ...], AfterValidator(_in_order)]
+"""Type of a field of methods, which may be given in any order."""
+
+
 class Run(Config):
     """One training of one model on one task, with its seeds."""
 
@@ -67,7 +76,7 @@ class Run(Config):
     """What is learned and scored."""
     protocol: one_of("protocol") = Field(default_factory=Dense)
     """Which positions are targets, and how splits are scored."""
-    methods: tuple[one_of("method"), ...] = ()
+    methods: Methods = ()
     """What changes training without being the model; empty is plain training."""
 
     steps: int = Field(ge=1)
@@ -133,7 +142,7 @@ class Evaluation(Config):
     """Part of the task's data."""
     eval_seed: int = Field(0, ge=0, le=MAX_SEED)
     """Examples of tasks that draw their evaluation set."""
-    methods: tuple[one_of("method"), ...] = ()
+    methods: Methods = ()
     """What computes with the weights beside the model: a width, quantised activations, a quantisation
     after training; empty is the plain model."""
     trained_on: one_of("task") | None = None

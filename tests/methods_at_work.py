@@ -39,6 +39,11 @@ def at_work(teacher):
     made = {name: (make("method", kind, **fields),) for name, (kind, fields) in one.items()}
     return made | {
         "joint": (*made["prune"], *made["quantize_lsq"], *made["distill"]),
+        "heaviest, pruned and quantized": (
+            *made["constrain_importance"],
+            *made["prune"],
+            *made["quantize_lsq"],
+        ),
         "narrow and quantized": (*made["constrain"], *made["quantize"]),
         "all": (*made["constrain"], *made["prune"], *made["quantize"], *made["distill"], *made["select"]),
     }
@@ -47,5 +52,6 @@ def at_work(teacher):
 NAMES = (
     "constrain", "constrain_random", "constrain_importance", "constrain_slice", "quantize", "quantize_lsq",
     "quantize_ternary", "prune", "prune_hard", "prune_units", "prune_2:4", "distill", "distill_ramp",
-    "distill_cached", "penalty", "select", "select_ordered", "joint", "narrow and quantized", "all",
+    "distill_cached", "penalty", "select", "select_ordered", "joint",
+    "heaviest, pruned and quantized", "narrow and quantized", "all",
 )  # fmt: skip

@@ -474,8 +474,10 @@ def test_methods_are_named_and_set_like_any_field(lmbench, project, tmp_path):
     fields = sizes | {"eval_bytes": 100, "task.corpus": write_corpus(tmp_path / "small")}
 
     def train(**others):
-        pairs = [("-p", f"{key}={value}") for key, value in (fields | others).items()]
-        return ("train", "transformer", "--device", "cpu", "--json", *(word for pair in pairs for word in pair))
+        words = ["train", "transformer", "--device", "cpu", "--json"]
+        for key, value in (fields | others).items():
+            words += ["-p", f"{key}={value}"]
+        return words
 
     status, out, _ = lmbench(*train(methods="quantize", bits=4))
     assert status == 0

@@ -10,8 +10,11 @@ from lmbench.methods.base import Equipment, in_force
 from lmbench.methods.constrain import Constrain
 from lmbench.methods.narrowing import deployed, sizes_of, sliced_config
 from lmbench.models.base import seeded
+from lmbench.store import Store
 from lmbench.training import grouping
+from lmbench.training.execute import run_all
 from lmbench.training.program import Program
+from lmbench.training.rescore import evaluate_run
 from tests import test_model_contracts as contracts
 
 CPU = torch.device("cpu")
@@ -270,6 +273,21 @@ def test_units_that_fall_out_of_use_stop_with_their_momentum(task):
     assert all(torch.equal(before[name][~mask], views[name][~mask]) for name, mask in used.items())
 
 
+def test_old_moments_of_units_out_of_use_do_not_turn_those_in_use(task):
+    """Muon's update of a number depends on the moments of its whole matrix."""
+    curve = {"kind": "staircase", "levels": [0.0, 0.5]}
+    run = run_of(task, steps=8, curve=curve, run={"optimizer": make("optimizer", "muon")})
+    kept, cleared = trained(run, steps=4), trained(run, steps=4)
+    for program in (kept, cleared):
+        program.advance(1)  # so that the narrow widths are in the buffers
+    used_RP = cleared.replicas.active()
+    assert 0.2 < used_RP.double().mean() < 0.8 and (kept.state["mean"][~used_RP] != 0).any()
+    cleared.state["mean"][~used_RP] = 0.0
+    for program in (kept, cleared):
+        program.advance(3)
+    assert torch.equal(kept.replicas.master_RP[used_RP], cleared.replicas.master_RP[used_RP])
+
+
 @pytest.mark.parametrize("other", sorted({"prune", "quantize"} & set(kinds("method"))))
 def test_widths_are_masked_after_weights_are_pruned_or_rounded(task, other):
     method = make("method", other)
@@ -383,6 +401,39 @@ def test_earlier_weights_of_other_widths_are_no_best_ones():
     assert Constrain(rule="random").settled(1, 1000)
 
 
+def test_the_heaviest_units_are_those_of_the_weights_that_are_scored(task, tmp_path):
+    """In training ranks are as old as the last refresh, which nobody could know of stored weights."""
+    run = run_of(task, curve=0.5, rule="importance", refresh_every=100, run={"dtype": "float32"})
+    run = run.replace(optimizer=run.optimizer.replace(lr=0.05), ema=0.5)
+    store = Store(tmp_path)
+    rows = run_all([run], store=store, device="cpu", progress=False)
+    said = rows[(rows["split"] == "test") & (rows["metric"] == "nll")]["value"].item()
+    again = evaluate_run(run.digest, store=store, protocol=run.protocol.replace(stride=3), device="cpu")
+    assert again[again["metric"] == "nll"]["value"].item() == pytest.approx(said, abs=1e-6)
+    program = trained(run)
+    old = program.replicas.state_views()["widths.rank_d_ff"]
+    assert not torch.equal(
+        program.replicas.state_views(program.replicas.with_fresh_state(program.weights_RP))[
+            "widths.rank_d_ff"
+        ],
+        old,
+    ), "the ranks moved meanwhile"
+
+
+def test_ranking_the_units_leaves_the_state_of_other_methods_alone(task):
+    run = run_of(task, curve=0.5, rule="importance", refresh_every=2)
+    prune = make("method", "prune", density=0.5, every=2, start=0.0, finish=0.3)
+    quantize = make("method", "quantize", bits=4, scheme="lsq", parts=("embedding",))
+    program = trained(run.replace(methods=(*run.methods, prune, quantize)))
+    views = program.replicas.state_views()
+    masks = [view for name, view in views.items() if name.endswith(".mask")]
+    sizes = [view for name, view in views.items() if name.endswith(".size")]
+    assert masks and all(set(mask.unique().tolist()) == {0.0, 1.0} for mask in masks)
+    assert sizes and all(bool((size > 0).all() and (size < 1).all()) for size in sizes)
+    kept = program.replicas.state_views(program.replicas.with_fresh_state(program.weights_RP))
+    assert all(torch.equal(kept[name], view) for name, view in views.items() if "widths" not in name)
+
+
 # ------------------------------------------------------------------ names and refusals
 
 
@@ -423,6 +474,15 @@ def test_other_models_are_refused(task):
         other = run.replace(model=contracts.tiny(name))
         with pytest.raises(ValueError, match=rf"which model = '{name}' is not; accepted: 'transformer'$"):
             run.methods[0].check(other)
+
+
+def test_two_constraints_are_refused_in_a_run_and_beside_weights(task):
+    run = run_of(task, curve=0.5)
+    run = run.replace(methods=(*run.methods, Constrain(curve=0.3)))
+    with pytest.raises(ValueError, match="a run takes one method 'constrain'"):
+        run.methods[0].check(run)
+    with pytest.raises(ValueError, match="two methods 'constrain' act on one model; accepted: one"):
+        Equipment.of(MODEL, run.methods, init_seed=0, steps=1)
 
 
 def test_slices_are_refused_where_they_would_compute_something_else(task):

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks import two_gpus
 from lmbench import cli
 from lmbench.config import make
+from lmbench.layers.slices import SlicedPass
 from lmbench.measure.flops import parameters
 from lmbench.run import Run
 from lmbench.store import Store
@@ -43,6 +44,13 @@ def tiny(folder, **fields):
     return Run(model=fit_model(model, task), task=task, **settings)
 
 
+def sliced(folder):
+    """A run whose passes are of three widths in turn."""
+    method = make("method", "constrain", curve={"kind": "staircase", "levels": [0.0, 0.5, 0.3]})
+    method = method.replace(execution="slice")
+    return tiny(folder, steps=6, eval_every=3, methods=(method,))
+
+
 def runs_of(folder):
     """name -> a run on two processes, the run on one process that it must equal."""
     plain = tiny(folder)
@@ -55,6 +63,7 @@ def runs_of(folder):
         "epochs": (epochs, epochs),  # the second process gets no target of an epoch's last batch
         "muon": (muon, muon),
         "dropout": (dropped, dropped.replace(grad_accum=2)),
+        "sliced": (sliced(folder), sliced(folder)),
         "diverging": (plain.replace(optimizer=make("optimizer", "sgd", lr=1e200)),) * 2,
     }
 
@@ -78,6 +87,7 @@ def work(rank, folder, port):
         said["bfloat16"] = losses(tiny(folder, steps=3, dtype="bfloat16"), ranks=ranks)
         # So high a rate that the first validation stays the best one.
         steep = {"optimizer": make("optimizer", "sgd", lr=5.0), "schedule": make("schedule", "constant")}
+        said["sliced"] = sliced_passes(sliced(folder), ranks)
         said["resumed"] = resume(tiny(folder, steps=10, eval_every=5, **steep), ranks, folder)
         said["refused"] = refusals(ranks, folder)
         said |= store_twice(tiny(folder, steps=2), ranks, folder)
@@ -98,6 +108,22 @@ def losses(run, *, ranks=ALONE, compiled=False):
     program = Program([run], device=CPU, compiled=compiled, ranks=ranks)
     program.advance(run.steps)
     return program.losses_SR[:, 0].tolist()
+
+
+def sliced_passes(run, ranks):
+    """How many training passes are of a slice."""
+    passes, forward = [], SlicedPass.forward
+
+    def counted(self, *inputs, **how):
+        passes.append(self.widths)
+        return forward(self, *inputs, **how)
+
+    SlicedPass.forward = counted
+    try:
+        losses(run, ranks=ranks)
+    finally:
+        SlicedPass.forward = forward
+    return len(passes)
 
 
 def first_gradient(run, ranks=ALONE):
@@ -211,7 +237,7 @@ def shared(tmp_path_factory):
     return folder, *(json.loads((folder / f"said-{rank}.json").read_text()) for rank in (0, 1))
 
 
-@pytest.mark.parametrize("name", ["plain", "accumulated", "epochs", "muon", "dropout"])
+@pytest.mark.parametrize("name", ["plain", "accumulated", "epochs", "muon", "dropout", "sliced"])
 def test_two_processes_train_what_one_does(shared, name):
     folder, first, second = shared
     expected = train(runs_of(folder)[name][1], device=CPU)
@@ -243,6 +269,10 @@ def test_compiled_passes_are_shared_too(shared):
     folder, first, second = shared
     assert first["compiled"] == second["compiled"]
     assert first["compiled"] == pytest.approx(losses(tiny(folder, steps=3)), rel=0, abs=1e-8)
+
+
+def test_slices_are_executed_as_slices_by_both(shared):
+    assert [told["sliced"] for told in shared[1:]] == [6, 6]
 
 
 def test_bfloat16_gradients_are_averaged(shared):

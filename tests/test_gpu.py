@@ -22,8 +22,8 @@ from lmbench.training import grouping
 from lmbench.training.execute import run_all
 from lmbench.training.loop import train, train_group
 from lmbench.training.program import Program
-from tests.test_capabilities import points, tracked_run
 from tests.methods_at_work import NAMES, at_work
+from tests.test_capabilities import points, tracked_run
 from tests.test_groups import three, tiny_run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

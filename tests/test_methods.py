@@ -300,6 +300,51 @@ def test_each_replica_learns_from_the_teacher_on_its_own_batch(task):
             torch.testing.assert_close(one.final[name], value, rtol=1e-8, atol=1e-10)
 
 
+def test_a_teacher_answers_with_what_it_computed_with_at_its_end(task):
+    plain, seen = run_with(task, dtype="float32"), []
+    for dtype in ("float32", "bfloat16"):
+        run = plain.replace(methods=(make("method", "constrain", curve=0.5),)).with_seed(7)
+        weights = {name: value.detach() for name, value in seeded(run.model, init_seed=9).named_parameters()}
+        student = plain.replace(methods=(Taught(teacher=(run,)),), dtype=dtype)
+        program = Program([student], device=CPU, teachers={run.digest: weights})
+        (model,) = program.teachers.models
+        ids = torch.arange(4).unsqueeze(0)
+        narrow = equipped(run.model, weights, methods=in_force(run.methods, step=1, steps=1)).eval()
+        wide = equipped(run.model, weights).eval()(ids).logits_BTV.detach()
+        tolerance = {"float32": 1e-6, "bfloat16": 0.05}[dtype]
+        found = model(ids).logits_BTV.float()
+        torch.testing.assert_close(found, narrow(ids).logits_BTV, rtol=tolerance, atol=tolerance)
+        seen.append(float((found - wide).abs().max()))
+        assert model.get_buffer("widths.d_model").dtype == torch.float32, "a count that bfloat16 would round"
+    assert min(seen) > 0.1
+
+
+def test_a_run_that_cannot_be_is_refused_before_its_teacher_is_trained(task, tmp_path):
+    teacher = run_with(task, steps=1, dtype="float32").with_seed(7)
+    student = run_with(task, Taught(teacher=(teacher,)), Taught(), dtype="float32")
+    store = Store(tmp_path)
+    with pytest.raises(ValueError, match="both replace the objective"):
+        run_all([student], store=store, device="cpu", progress=False)
+    assert not store.has(teacher.digest)
+
+
+def test_a_teacher_without_weights_is_named_before_anything_is_trained(task, tmp_path):
+    teacher = run_with(task, steps=3, dtype="float32").with_seed(7)
+    student = run_with(task, Taught(teacher=(teacher,)), steps=2, dtype="float32")
+    other, store = run_with(task, steps=2, dtype="float32"), Store(tmp_path)
+    run_all([teacher], store=store, device="cpu", progress=False, keep_weights_mb=0)
+    with pytest.raises(ValueError, match=f"{teacher.digest} left no weights to learn from: .* remove "):
+        run_all([other, student], store=store, device="cpu", progress=False)
+    assert not store.has(other.digest)
+
+
+def test_methods_in_any_order_are_the_same_run(task):
+    prune, quantize = make("method", "prune", density=0.5), make("method", "quantize", bits=4)
+    select = make("method", "select_random")
+    one, other = run_with(task, prune, quantize, select), run_with(task, select, quantize, prune)
+    assert one.methods == other.methods == (prune, quantize, select) and one.digest == other.digest
+
+
 def test_two_objectives_are_refused(task):
     with pytest.raises(ValueError, match="both replace the objective; accepted: one"):
         train(run_with(task, Taught(), Taught()), device=CPU)
@@ -339,3 +384,11 @@ def test_given_weights_are_scored_with_methods_beside_them(task):
     ids = torch.zeros(1, 4, dtype=torch.long)
     plain = equipped(shape, weights)
     assert torch.equal(model(ids).logits_BTV, plain(ids).logits_BTV), "the factor of step 0 is 1"
+
+
+@pytest.mark.parametrize("kind", ["distill", "select"])
+def test_what_changes_training_alone_says_nothing_of_weights(kind, task):
+    shape = run_with(task).model
+    weights = {name: value.detach() for name, value in seeded(shape, init_seed=3).named_parameters()}
+    with pytest.raises(ValueError, match=f"method '{kind}' changes training and nothing of finished weights"):
+        equipped(shape, weights, methods=(make("method", kind),))

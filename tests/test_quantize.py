@@ -3,6 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch.func import functional_call, vmap
 
 from lmbench.config import discover, kinds, make
@@ -69,6 +70,13 @@ def on_the_grid(weight, *, bits):
 
 
 # ------------------------------------------------------------------ every kind of model
+
+
+@KINDS
+@pytest.mark.parametrize("granularity", ["row", "tensor"])
+def test_what_is_kept_can_be_written_to_a_file(name, granularity):
+    kept = equipment(tiny(name), quantize(bits=4, granularity=granularity)).exported()
+    assert serialize(kept), "which refuses tensors whose numbers are not in a row"
 
 
 @KINDS
@@ -335,6 +343,14 @@ def test_literally_the_quantiser_is_the_activation_function():
     assert [key for key, _ in model.named_parameters()] == [
         key for key, _ in seeded(config, init_seed=0).named_parameters()
     ]
+
+
+def test_blocks_that_are_executed_again_are_quantised_to_the_letter_each_time():
+    config = tiny("depth_recurrent", n_layer=4, activation="gelu")
+    model = equipment(config, quantize(activations=8, literal=True)).model
+    blocks = model.executed()
+    assert len(blocks) > len(model.blocks)
+    assert all(isinstance(block.feedforward, LiteralFeedForward) for block in blocks)
 
 
 def test_the_letter_needs_a_feed_forward_that_does_not_gate(task):

@@ -138,7 +138,12 @@ def install(model: nn.Module, sizes: Sizes, *, rule: Rule, names: Iterable[str])
 
     Args:
         names: of the parameters in the plain model, which others may have parametrized already.
+
+    Raises:
+        ValueError: masks are there already, by whose widths the norms would go on to average.
     """
+    if any(isinstance(part, WidthMasks) for part in model.children()):
+        raise ValueError("two methods 'constrain' act on one model; accepted: one")
     masks = WidthMasks(sizes, rule=rule)
     model.add_module("widths", masks)
     for name in names:

@@ -43,6 +43,14 @@ class Attached:
         """Dotted names of the buffers that belong to each replica; floating point."""
         return ()
 
+    @property
+    def found_from_exported(self) -> bool:
+        """Whether weights are scored with state that is computed from them as they are exported.
+
+        So it is wherever they are loaded; in training it may be as old as the last `refresh`.
+        """
+        return False
+
     def due(self, done: int) -> bool:
         """Whether `refresh` is to be called before step number `done`, the first being 0."""
         return False
@@ -129,6 +137,8 @@ class Method(Config, ABC):
     # Order in which methods act on one weight: Q(M * W) is prune, then quantize.
     place: ClassVar[int] = 9
 
+    # Whether the method says something of finished weights, so that an Evaluation may hold it.
+    scores_weights: ClassVar[bool] = True
     # Training batches that the method looks at where it is applied after training.
     calibration_batches: ClassVar[int] = 0
 
@@ -263,7 +273,7 @@ class Equipment:
     @torch.no_grad()
     def exported(self) -> dict[str, Tensor]:
         """The weights that the model computes with, by plain name: masked, quantised, not narrowed."""
-        return {name: effective(self.model, name).detach().clone() for name in self.plain}
+        return {name: _kept(effective(self.model, name)) for name in self.plain}
 
     def settle(self, run: Config | None = None, batches: Iterable[Batch] = ()) -> None:
         """Make weights that were loaded ready to be scored: controls and state of the first step."""
@@ -298,8 +308,14 @@ def equipped(
         batches: of the training split, for methods that look at data after training.
 
     Raises:
-        ValueError: a method that does not fit the model.
+        ValueError: a method that does not fit the model, or that changes training alone.
     """
+    for method in methods:
+        if not method.scores_weights:
+            raise ValueError(
+                f"method {method.kind!r} changes training and nothing of finished weights; accepted where "
+                "weights are scored: constrain, prune, quantize"
+            )
     made = Equipment.of(config, methods, init_seed=0, steps=1)
     made.load_plain(weights)
     made.settle(batches=batches)
@@ -325,7 +341,12 @@ def exported(model: LanguageModel, config: ModelConfig) -> dict[str, Tensor]:
     with torch.device("meta"):
         names = [name for name, _ in config.build().named_parameters()]
     with torch.no_grad():
-        return {name: effective(model, name).detach().clone() for name in names}
+        return {name: _kept(effective(model, name)) for name in names}
+
+
+def _kept(weight: Tensor) -> Tensor:
+    """A copy with its numbers in a row, as files want it: what was rounded by columns comes transposed."""
+    return weight.detach().clone(memory_format=torch.contiguous_format)
 
 
 def in_force(methods: Sequence[Method], *, step: int, steps: int) -> tuple[Method, ...]:

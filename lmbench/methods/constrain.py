@@ -114,11 +114,13 @@ class Constrain(Method):
 
     def at(self, level: float) -> "Constrain":
         """The same units at a constant C, to score weights with; by the published multipliers where the
-        method's own change in the course of training."""
+        method's own change in the course of training, and the first ones where they were drawn: drawn units
+        are all in use where weights are scored."""
         names = ("heads", "embedding", "feedforward")
         parts = {name: getattr(self, name) for name in names}
         own = parts if all(isinstance(part, Const) for part in parts.values()) else {}
-        return type(self)(curve=level, rule=self.rule, round_to=self.round_to, **own)
+        rule = "prefix" if self.rule == "random" else self.rule
+        return type(self)(curve=level, rule=rule, round_to=self.round_to, **own)
 
     # ---------------------------------------------------------------- the contract of methods
 
@@ -130,6 +132,8 @@ class Constrain(Method):
     def check(self, run: Config) -> None:
         """See `Method.check`."""
         sizes_of(run.model)
+        if sum(isinstance(one, Constrain) for one in run.methods) > 1:
+            raise ValueError("a run takes one method 'constrain', and this one has several")
         if self.execution == "slice" and self.rule != "prefix":
             raise ValueError(f"rule = {self.rule!r} has no contiguous slices; accepted: execution = 'mask'")
         others = [one.kind for one in run.methods if one.place == 1]

@@ -14,7 +14,7 @@ they are written and with their formulas put right:
 
 A teacher is a finished run, which is trained first where the store lacks it, or a model that
 brings its weights. Teachers read the batches of the student (live) or, with `cache`, the text
-once: see `methods.teacher_cache`. Earlier exits of a student keep learning from the targets.
+once: see `methods.teacher_cache`. Earlier exits of a student learn by the same objective.
 Legend: S step, M teacher, B batch, T position, V vocabulary, N number that changes, K tokens kept.
 """
 
@@ -68,6 +68,7 @@ class Distill(Method):
     """Hard targets, a teacher's probabilities and the student's entropy, in any mixture."""
 
     kind: ClassVar[Literal["distill"]] = "distill"
+    scores_weights: ClassVar[bool] = False
     variants: ClassVar[dict[str, dict[str, Any]]] = {
         "distill_v1_literal": _V1 | {"entropy": 0.1},
         "distill_v1_corrected": _V1 | {"entropy": Line(start=0.1, end=0.0)},

@@ -124,6 +124,11 @@ class Narrowed(Attached):
         is_ranked = self.rule == "importance"
         return tuple(f"widths.rank_{unit}" for unit in Widths._fields) if is_ranked else ()
 
+    @property
+    def found_from_exported(self) -> bool:
+        """See `Attached.found_from_exported`."""
+        return self.rule == "importance"
+
     def due(self, done: int) -> bool:
         """See `Attached.due`."""
         return self.rule == "importance" and done % self.refresh_every == 0
@@ -131,7 +136,8 @@ class Narrowed(Attached):
     @torch.no_grad()
     def refresh(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor], *, done: int) -> None:
         """Rank the units of each layer, the features those of all, by the squares of their weights."""
-        power = {name: torch.zeros_like(rank_RLN) for name, rank_RLN in state.items()}
+        ranks = {name: state[name] for name in self.state}  # others' state, such as masks, is there too
+        power = {name: torch.zeros_like(rank_RLN) for name, rank_RLN in ranks.items()}
         for name in self.names:
             site, value = site_of(name), weights[trained_name(self.model, name)]
             for dim, axis in enumerate(site.axes, start=1):
@@ -142,7 +148,7 @@ class Narrowed(Attached):
                 along_RN = self.sizes.gather(along, axis)
                 row = 0 if axis == "d_model" else site.layer
                 power[f"widths.rank_{UNITS[axis]}"][:, row] += along_RN
-        for name, rank_RLN in state.items():
+        for name, rank_RLN in ranks.items():
             order = power[name].argsort(dim=-1, descending=True, stable=True)
             rank_RLN.copy_(order.argsort(dim=-1))
 

@@ -17,8 +17,9 @@ import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from pydantic import BeforeValidator
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -33,6 +34,14 @@ NAMES = ("all", "body", *ROLES, "attention", *PROJECTIONS)
 _POSITION_WISE = {"feedforward", "mlp", "hidden"}  # components of names, ours and of Hugging Face's models
 _TABLES = {"wpe", "embed_positions"}
 _ATTENTION = {"attention", "attn", "self_attn"}
+
+
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+PartNames = Annotated[tuple[str, ...], BeforeValidator(_several)]
+"""Type of a field of such names; one may stand by itself."""
 
 
 class Part(NamedTuple):

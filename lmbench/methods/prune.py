@@ -22,7 +22,7 @@ from lmbench.curves.primitives import Cubic
 from lmbench.layers.masks import Shadow
 from lmbench.methods.base import Attached, Method
 from lmbench.methods.installed import blank, refuse_overlap
-from lmbench.methods.parts import parts_of
+from lmbench.methods.parts import PartNames, parts_of
 from lmbench.methods.pruned import Pruned, Structure, sites_of
 from lmbench.models.base import LanguageModel, ModelConfig
 
@@ -41,7 +41,7 @@ class Prune(Method):
 
     density: float = Field(0.1, gt=0, le=1)
     """Share of weights (or of units) that survive in the end; the sparsity is 1 - density."""
-    parts: tuple[str, ...] = ("body",)
+    parts: PartNames = ("body",)
     """Which weights, by the names of `methods.parts` or patterns of their dotted names."""
     structure: Structure = "weights"
     """What is removed together: nothing, 2 of 4 neighbouring inputs, heads of attention, units of a

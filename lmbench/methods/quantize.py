@@ -19,7 +19,7 @@ from lmbench.layers.gptq import DAMP
 from lmbench.layers.quantizer_grids import FULL, Granularity, check_bits
 from lmbench.methods.base import Attached, Coded, Method
 from lmbench.methods.installed import blank, by_weight, refuse_overlap
-from lmbench.methods.parts import parts_of
+from lmbench.methods.parts import PartNames, parts_of
 from lmbench.methods.quantized import Quantized, add_switch, plain_feedforwards, round_activations
 from lmbench.models.base import LanguageModel, ModelConfig
 
@@ -38,7 +38,7 @@ class Quantize(Method):
 
     bits: float = 8.0
     """Of a weight: 1 (two values), 1.58 (three), 2, 3, 4, 5, 6, 8; 32 leaves weights alone."""
-    parts: tuple[str, ...] = ("all",)
+    parts: PartNames = ("all",)
     """Which weights, by the names of `methods.parts` or patterns of their dotted names."""
     granularity: Granularity = "row"
     """What shares a scale: the inputs of one output, a group of them, or a tensor."""

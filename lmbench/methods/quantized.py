@@ -25,6 +25,7 @@ from lmbench.methods.installed import install, masked, masks_on, rows_of
 from lmbench.methods.parts import Part, is_conv1d
 from lmbench.methods.seen import hessians
 from lmbench.models.base import LanguageModel
+from lmbench.models.stack import Stack
 from lmbench.tasks.base import Batch
 
 NamedSwitch = tuple[str, Switch]
@@ -164,9 +165,9 @@ def round_activations(
     quantizer = ActivationQuantizer(bits=bits, limit=limit, switch=None if switch is None else switch[1])
     if literal:
         for path in plain_feedforwards(model, parts):
-            parent, _, leaf = path.rpartition(".")
-            plain = model.get_submodule(path)
-            setattr(model.get_submodule(parent), leaf, LiteralFeedForward(plain, quantizer=quantizer))
+            leaf = path.rpartition(".")[2]
+            for owner in _owners(model, path):
+                setattr(owner, leaf, LiteralFeedForward(getattr(owner, leaf), quantizer=quantizer))
         return
     for path in dict.fromkeys(part.weight.rpartition(".")[0] for part in parts):
         module, parent = model.get_submodule(path), model.get_submodule(path.rpartition(".")[0])
@@ -174,6 +175,14 @@ def round_activations(
             module = parent
         if isinstance(module, WindowLinear | nn.Linear | ExpertLinear | BlockDiagonal) or is_conv1d(module):
             module.register_forward_pre_hook(quantizer.hook)
+
+
+def _owners(model: LanguageModel, path: str) -> list[nn.Module]:
+    """What holds a feed-forward: its block, and the views of it by which a stack executes it again."""
+    parent, _, leaf = path.rpartition(".")
+    own, up = model.get_submodule(parent), model.get_submodule(path).up
+    again = model.executed() if isinstance(model, Stack) else []
+    return [own, *(block for block in again if block is not own and getattr(block, leaf).up is up)]
 
 
 def plain_feedforwards(model: LanguageModel, parts: Sequence[Part]) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ class Select(Method):
     """A share of the training text; `share = 1` without duplicates, pacing and packing installs nothing."""
 
     kind: ClassVar[Literal["select"]] = "select"
+    scores_weights: ClassVar[bool] = False
     variants: ClassVar[dict[str, dict[str, Any]]] = {
         "select_random": {"rule": "random", "dedup": None, "pace": None},
         "select_stratified": {"rule": "stratified", "dedup": None, "pace": None},
@@ -224,6 +225,8 @@ class Select(Method):
         """See `Method.told`: the provenance as numbers."""
         if self.is_neutral:
             return {}
+        if not run.test:
+            return {}  # of a run that only chose a learning rate nobody asks what it kept
         data = load_task(run.task)
         told = self.provenance(run, weights=weights).metrics()
         kept = self.selection(data, data_seed=run.data_seed, weights=weights).kept

@@ -1,6 +1,7 @@
 """Runs of the arms of an experiment under one budget, tuned and trained like any others."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -44,11 +45,14 @@ def longer_arms(
 ) -> dict[str, Run]:
     """A run for each arm that goes on until it has spent so many FLOPs, by a name made of the arm's.
 
+    An arm with a share of the data passes over it more often, as all of them spend the same.
+
     Args:
         flops: of training, such as `run_flops` of the arm that it is to stand beside.
         settings: as in `plan_arms`.
     """
-    made = plan_arms(arms, task, equal="flops", budget=flops, **settings)
+    whole = {name: replace(arm, share=1.0) for name, arm in arms.items()}
+    made = plan_arms(whole, task, equal="flops", budget=flops, **settings)
     return {named.format(name): run for name, run in made.items()}
 
 
@@ -79,7 +83,11 @@ def fresh_arms(
 
 def arm_plan(runs: Mapping[str, Run], arms: Mapping[str, Arm]) -> pd.DataFrame:
     """What each run will cost, with what its arm is: the table of `plan_table` behind that of `arm_table`."""
-    what = arm_table({name: arms[name.removesuffix(LONGER)] for name in runs})
+    by_name = {
+        name: replace(arms[name.removesuffix(LONGER)], share=1.0) if name.endswith(LONGER) else arms[name]
+        for name in runs
+    }
+    what = arm_table(by_name)
     costs = plan_table(list(runs.values())).drop(columns=["model", "parameters", "FLOPs as published"])
     return pd.concat([what, costs], axis=1)
 

@@ -6,6 +6,7 @@ rows of their run.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -47,7 +48,8 @@ def artifacts(
     all weights and of those that are not zero), and the metrics of the task.
 
     Args:
-        methods: applied to the weights first, such as a quantisation after training.
+        methods: applied to the weights first, beside what was in force at the run's end: a quantisation
+            after training.
 
     Raises:
         ValueError: an unknown run, one without weights, methods that do not fit it, or a read-only store
@@ -93,6 +95,27 @@ def packed_run(asked: Artifact, loaded: Loaded) -> Packed:
         methods=held,
         other=asked.other,
     )
+
+
+def write_artifact(digest: str, *, store: Store, to: Path) -> Path:
+    """Pack a finished run into a new file, as it is.
+
+    Args:
+        to: the file, which must not be there yet; the folder that it lies in must.
+
+    Raises:
+        ValueError: a file that exists, an unknown run, or one without weights.
+    """
+    if to.exists():
+        raise ValueError(f"{to} is there already; name a file that is not")
+    if not to.parent.is_dir():
+        raise ValueError(f"{to.parent} is not a folder, so nothing can be written into it")
+    kind = store.record(digest)["run"]["kind"]
+    if kind != "run":
+        raise ValueError(f"{digest} is a record of kind {kind!r}, not a training run: it has no weights")
+    loaded = load_run(digest, store=store, device=torch.device("cpu"))
+    write_atomically(to, packed_run(Artifact(run=digest), loaded).data)
+    return to
 
 
 def _tokenizer(data: TextData) -> bytes:

@@ -26,7 +26,7 @@ from torch import Tensor
 from lmbench.folders import REMOVED
 from lmbench.records import write_atomically, write_json
 
-FORMAT = 1
+FORMAT = 2  # since the terms of the objective are kept
 STATE, MEMBERS = "state.safetensors", "members.json"
 
 

@@ -25,7 +25,14 @@ from lmbench.store import POLL_S, Store
 from lmbench.tasks.base import TaskConfig, load_task
 from lmbench.training.checkpoint import interrupted
 from lmbench.training.distributed import ALONE, Ranks
-from lmbench.training.filing import CHECKPOINT_SECONDS, KEEP_WEIGHTS_MB, Heartbeat, How, train_into
+from lmbench.training.filing import (
+    CHECKPOINT_SECONDS,
+    KEEP_WEIGHTS_MB,
+    Heartbeat,
+    How,
+    check_teachers,
+    train_into,
+)
 from lmbench.training.grouping import groups
 from lmbench.training.loop import check
 from lmbench.training.teachers import teachers_of
@@ -104,13 +111,14 @@ def run_all(
             f"the reference results {store.root} lack {len(missing)} of {len(wanted)} runs, first "
             f"{missing[0]} ({wanted[missing[0]].model.name}); run with store=local to train them"
         )
+    for digest in missing:  # before anything is trained: a run that cannot be must not cost the others
+        check(wanted[digest], load_task(wanted[digest].task))
     taught = teachers_of([wanted[digest] for digest in missing])
     if taught:  # first: the others learn from their weights
         again = {"device": device, "jobs": jobs, "progress": progress, "group": group, "ranks": ranks}
         again |= {"keep_weights_mb": math.inf, "checkpoint_seconds": checkpoint_seconds}
         run_all(list(taught.values()), store=store, **again)
-    for digest in missing:  # before anything is trained: a run that cannot be must not cost the others
-        check(wanted[digest], load_task(wanted[digest].task))
+        check_teachers(taught, store)
     if missing:
         how = How(resolve_device(device), keep_weights_mb, checkpoint_seconds, jobs=jobs, ranks=ranks)
         _train_missing(wanted, {d: wanted[d] for d in missing}, store, how, group, progress)

@@ -121,6 +121,23 @@ def _train_and_file(
     how.ranks.first(lambda: _file(trained, folders, store, how))
 
 
+def check_teachers(taught: Mapping[str, Run], store: Store) -> None:
+    """Refuse finished teachers of which there are no weights, before anything is to learn from them.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for digest, run in taught.items():
+        try:
+            store.weights(digest)
+        except ValueError:
+            raise ValueError(
+                f"teacher {run.model.name} {digest} left no weights to learn from: it diverged, or was "
+                f"trained when they were larger than keep_weights_mb; remove {store.folder(digest)} to "
+                f"train it again"
+            ) from None
+
+
 def load_teachers(runs: Sequence[Run], store: Store) -> dict[str, dict[str, torch.Tensor]]:
     """Weights of the runs that methods read, by digest.
 

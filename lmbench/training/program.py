@@ -74,6 +74,7 @@ class Program:
         """Of the runs that methods read, by digest."""
         self._update = self._compile(self._apply)
         self._numbers = self._compile(self._rates)
+        self._plain_pass = self.replicas.one_pass  # itself, whatever shares or compiles it
         if ranks.is_alone:
             self._losses = self._compile(self.replicas.losses)
             self._step = Captured(self._one_step, device=device)
@@ -180,9 +181,10 @@ class Program:
         key, module = next((one for one in found if one[1] is not None), (None, None))
         if key == self._pass:
             return
-        self._pass, self.replicas.one_pass.model = key, module or self.replicas.module
+        self._pass, self._plain_pass.model = key, module or self.replicas.module
         if key not in self._steps:
-            self._steps[key] = Captured(self._one_step, device=self.device)
+            alone = self.ranks.is_alone
+            self._steps[key] = Captured(self._one_step, device=self.device) if alone else self._one_step
         self._step = self._steps[key]
 
     def _refresh(self) -> None:
@@ -263,6 +265,10 @@ class Program:
         trained_RP = replicas.master_RP[:, : replicas.layout.n_trained]
         held = {"": trained_RP} | self.state if self._freezes else {}
         before = {name: value.clone() for name, value in held.items()}
+        if self._freezes:
+            active_RP = replicas.active()
+            for value in self.state.values():  # or Muon would turn what is in use by old moments of the rest
+                value.masked_fill_(~active_RP, 0.0)
         run.optimizer.update(
             trained_RP,
             self.grads_RP,
@@ -272,7 +278,6 @@ class Program:
             dtype=replicas.compute_RP.dtype,
         )
         if self._freezes:
-            active_RP = replicas.active()
             for name, value in held.items():
                 value.copy_(torch.where(active_RP, value, before[name]))
         replicas.refresh()
@@ -337,4 +342,5 @@ class Program:
             data: another task with the same vocabulary; None is what is learned.
         """
         weights_RP = self.weights_RP if weights_RP is None else weights_RP
+        weights_RP = self.replicas.with_fresh_state(weights_RP)
         return self._scorer.scores(split, weights_RP=weights_RP, items=items, data=data)

@@ -230,6 +230,21 @@ class Replicas:
         held = self.layout.state((self.master_RP if weights_RP is None else weights_RP)[replica])
         return held if not self.equipment.attached else self._filled(replica, held).exported()
 
+    def with_fresh_state(self, weights_RP: Tensor) -> Tensor:
+        """The same weights, beside what their scores depend on that is found from the exported ones."""
+        found = [one for one in self.equipment.attached if one.found_from_exported]
+        if not found:
+            return weights_RP
+        made_RP = weights_RP.clone()
+        for replica, row_1P in enumerate(made_RP.split(1)):
+            weights = {
+                trained_name(self.module, name): value.to(row_1P.device).unsqueeze(0)
+                for name, value in self.state(replica, weights_RP).items()
+            }
+            for one in found:
+                one.refresh(weights, self.state_views(row_1P), done=0)
+        return made_RP
+
     def report(self, replica: int, weights_RP: Tensor) -> dict[str, float]:
         """What the methods say of one replica's weights, such as densities."""
         if not self.equipment.attached:

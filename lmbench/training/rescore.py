@@ -23,6 +23,7 @@ from lmbench.tasks.base import Batch, View, load_task
 from lmbench.training.environment import environment
 from lmbench.training.execute import resolve_device
 from lmbench.training.record import RunRecord, describe, weights_hash
+from lmbench.training.teachers import stream_of
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,10 @@ def load_run(
 def _seen(run: Run, n: int) -> Iterator[Batch]:
     """The first batches of a run's training, for methods that look at data after it."""
     view = View(seq_len=run.model.seq_len, is_window=run.model.is_window, device=torch.device("cpu"))
-    stream = load_task(run.task).stream(run, view)
+    data = load_task(run.task)
+    # A selection that needs the weights of a reference is not made again for this: then of all the text.
+    asks = any(method.teachers and method.objective() is None for method in run.methods)
+    stream = data.stream(run, view) if asks else stream_of(run, data, view)
     return (stream.at(step) for step in range(n))
 
 
@@ -95,7 +99,8 @@ def evaluate_run(
         store: a `Store`, or a read-only `Reference`, which must hold the evaluation.
         model: computes something else with the same weights: fewer iterations, an earlier exit. What
             the pass took (`LanguageModel.effort`) stands among the rows where it depends on the text.
-        methods: computes with the weights beside the model: another width, a quantisation after training.
+        methods: computes with the weights beside the model, in place of what was in force at the run's end:
+            another width, a quantisation after training.
 
     Raises:
         ValueError: unknown run, a run without weights, a model with other weights, a task whose

@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from lmbench.config import Config
 from lmbench.measure.score import readout_of, true_float32
+from lmbench.methods.base import Equipment, in_force
 from lmbench.models.base import LanguageModel, seeded
 from lmbench.run import Run
 from lmbench.tasks.base import Batch, Stream, TaskData, View
@@ -54,7 +56,7 @@ class Teachers:
         asked = [one for method in taught for one in method.teachers]
         self.run = run
         dtype = DTYPES[run.dtype]
-        self.models = [_teacher(one, weights).to(view.device, dtype).eval() for one in asked]
+        self.models = [_teacher(one, weights, dtype=dtype).to(view.device).eval() for one in asked]
         for model in self.models:
             model.requires_grad_(False)
         with true_float32():
@@ -91,11 +93,18 @@ class Teachers:
         return torch.stack(found, dim=1)
 
 
-def _teacher(asked: Run, weights: Mapping[str, dict[str, Tensor]]) -> LanguageModel:
-    """A teacher with its weights."""
+def _teacher(asked: Config, weights: Mapping[str, dict[str, Tensor]], *, dtype: torch.dtype) -> LanguageModel:
+    """A teacher with its weights, and with what computes beside them, such as the widths that it ended at."""
     if not isinstance(asked, Run):
-        return seeded(asked, init_seed=0)  # a model that reads its weights from its own folder
-    model = seeded(asked.model, init_seed=asked.init_seed)
+        return seeded(asked, init_seed=0).to(dtype)  # a model that reads its weights from its own folder
+    methods = in_force(asked.methods, step=asked.steps, steps=asked.steps)
+    made = Equipment.of(asked.model, methods, init_seed=asked.init_seed, steps=1)
     if asked.digest in weights:
-        model.load_state_dict(weights[asked.digest])
-    return model
+        made.load_plain(weights[asked.digest])
+    made.settle()
+    if dtype == torch.float64:
+        return made.model.double()
+    # As in a student's passes: buffers, which may count to more than bfloat16 does, stay as they are.
+    for parameter in made.model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return made.model

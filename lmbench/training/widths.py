@@ -10,6 +10,7 @@ import pandas as pd
 
 from lmbench.config import from_dict
 from lmbench.measure.flops import parameters
+from lmbench.methods.base import in_force
 from lmbench.methods.constrain import Constrain
 from lmbench.methods.narrowing import sliced_config
 from lmbench.models.base import ModelConfig
@@ -26,17 +27,19 @@ def width_scores(
     digests: Sequence[str],
     *,
     store: Records,
-    level: float = 0.5,
+    levels: Sequence[float] = (0.5,),
+    round_to: int = 1,
     split: str = "test",
     device: str | None = None,
 ) -> pd.DataFrame:
     """A row for each run and width: run, label (its model's), init_seed, width, parameters in use, metrics.
 
-    Widths are "scheduled" (what is in force at the run's end), "C=0.5" (or another level) and "full".
+    Widths are "scheduled" (what is in force at the run's end), "C=0.5" for each level, and "full".
 
     Args:
-        level: C of the second width, by the run's own multipliers, or the published ones where it was
+        levels: C of the widths between, by the run's own multipliers, or the published ones where it was
             not constrained.
+        round_to: multiple that widths are rounded to where the run was not constrained, and has none.
 
     Raises:
         ValueError: as `evaluate_run`.
@@ -44,7 +47,7 @@ def width_scores(
     rows = []
     for digest in digests:
         run = from_dict("run", store.record(digest)["run"]["config"])
-        for width, methods in _widths(run, level).items():
+        for width, methods in _widths(run, levels, round_to).items():
             found = evaluate_run(digest, store=store, split=split, methods=methods, device=device)
             scored = found[found["level"] == ""].set_index("metric")["value"]
             told = {
@@ -58,7 +61,7 @@ def width_scores(
     return pd.DataFrame(rows)
 
 
-def _widths(run: Run, level: float) -> dict[str, tuple | None]:
+def _widths(run: Run, levels: Sequence[float], round_to: int) -> dict[str, tuple | None]:
     """What is in force at each width; None is what the run ended with."""
     own = [method for method in run.methods if isinstance(method, Constrain)]
     others = tuple(
@@ -66,16 +69,16 @@ def _widths(run: Run, level: float) -> dict[str, tuple | None]:
         for method in run.methods
         if not isinstance(method, Constrain) and (held := method.in_force(run.steps, run.steps)) is not None
     )
-    narrow = (own[0] if own else Constrain()).at(level)
-    return {SCHEDULED: None, f"C={level:g}": (*others, narrow), FULL: others}
+    narrow = own[0] if own else Constrain(round_to=round_to)
+    between = {f"C={level:g}": (*others, narrow.at(level)) for level in levels}
+    return {SCHEDULED: None, **between, FULL: others}
 
 
 def _in_use(run: Run, methods: tuple | None) -> ModelConfig:
     """The model of the units that are in use under these methods; None is those of the run's end."""
-    held = run.methods if methods is None else methods
+    held = in_force(run.methods, step=run.steps, steps=run.steps) if methods is None else methods
     own = [method for method in held if isinstance(method, Constrain)]
-    steps = run.steps if methods is None else 1
-    return own[0].executed(run.model, steps=steps)[-1][1] if own else run.model
+    return own[0].executed(run.model, steps=1)[0][1] if own else run.model
 
 
 def width_course(run: Run) -> pd.DataFrame:
@@ -104,7 +107,9 @@ def slice_latencies(
     repeats: int = 15,
     device: str | None = None,
 ) -> pd.DataFrame:
-    """How fast slices of a model answer: width ("full" or "C=0.445"), batch, tokens_per_second, seconds.
+    """How fast slices of a model answer.
+
+    Columns: width ("full" or "C=0.445"), batch, seconds, tokens_per_second, flops_per_token, device.
 
     TIMINGS rows of each, so that a ratio has an interval; they are records of the store, told apart by
     their warm-up.
@@ -118,6 +123,7 @@ def slice_latencies(
     for level in levels:
         widths = Constrain(curve=level, round_to=round_to).widths(model, 0, steps=1)
         sliced = model if level == 0 else sliced_config(model, widths)
+        flops = sum(term.forward for term in sliced.terms("all")) / length
         for timing in range(TIMINGS):
             how = {"batch_sizes": batch_sizes, "lengths": [length], "repeats": repeats, "warm_up": 3 + timing}
             found = latency_rows([sliced], store=store, device=device, **how)
@@ -125,5 +131,6 @@ def slice_latencies(
             for said, seconds, where in zip(found["level"], found["value"], found["device"], strict=True):
                 batch = int(said.split("|")[0])
                 told = {"width": f"C={level:g}" if level else FULL, "batch": batch, "seconds": seconds}
-                rows.append(told | {"tokens_per_second": batch * length / seconds, "device": where})
+                told |= {"tokens_per_second": batch * length / seconds, "flops_per_token": flops}
+                rows.append(told | {"device": where})
     return pd.DataFrame(rows)
