@@ -59,6 +59,7 @@ _PUBLIC = {
     "lmbench.training.integrator_scores": ("iteration_scores",),
     "lmbench.training.checkpointing": ("checkpointing_costs",),
     "lmbench.measure.arms": ("Arm", "arm_table"),
+    "lmbench.measure.bounds_coverage": ("family_coverage",),
     "lmbench.training.arms": (
         "arm_of",
         "arm_plan",
@@ -114,6 +115,7 @@ _MODULES = {
     "distillation_claims": "lmbench.analysis.distillation_claims",
     "distillation_evidence": "lmbench.analysis.distillation_evidence",
     "distillation_figures": "lmbench.analysis.distillation_figures",
+    "distillation_frames": "lmbench.analysis.distillation_frames",
     "distillation_registry": "lmbench.analysis.distillation_registry",
     "emergence_curves": "lmbench.analysis.emergence_curves",
     "emergence_ratios": "lmbench.analysis.emergence_ratios",

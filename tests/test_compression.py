@@ -274,10 +274,9 @@ def test_the_figure_of_promises_tells_claimed_counted_and_measured_apart():
     table = promise_table(files, runs=runs, quantised="Q", pruned="P", arithmetic=arithmetic_table(runs))
     fig = figures.promise_panel(table)
     assert [tick.get_text() for tick in fig.axes[0].get_yticklabels()] == [
-        "size, 8 bits: claimed", "size, 8 bits: packed file", "compute, 90% zeros: claimed",
-        "compute, 90% zeros: multiply-adds",
+        "size, 8 bits (Q): claimed", "packed file", "compute, 90% zeros (P): claimed", "multiply-adds",
     ]  # fmt: skip
-    assert "compute, 90% zeros: multiply-adds 3.57 (counted)" in fig.alt
+    assert "compute, 90% zeros (P): multiply-adds 3.57 (counted)" in fig.alt
 
 
 def test_the_figure_of_sizes_names_the_file_furthest_off():

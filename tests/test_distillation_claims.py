@@ -9,6 +9,7 @@ from lmbench.analysis import distillation_claims as claims
 from lmbench.analysis.compression_speed import speed_table
 from lmbench.analysis.distillation_arms import factorial_cells
 from lmbench.analysis.distillation_evidence import Evidence, weakest
+from lmbench.analysis.distillation_promises import sparse_arms
 from lmbench.analysis.distillation_registry import CLAIMS, declared_table, words_of
 from lmbench.analysis.intervals import Estimate
 from lmbench.analysis.replication import Replication
@@ -280,7 +281,9 @@ def test_activations_are_compared_with_weights_alone():
     runs = evidence().runs
     both = runs[runs["label"] == "bits=8 qat"].assign(label="bits=8 qat activations")
     assert only("C11", Evidence(runs=pd.concat([runs, both]))).verdict == "REP"
-    assert only("C11", evidence()).measured == "no run of bits=8 qat activations"
+    # The cell Q quantises activations too, so it is that arm.
+    assert only("C11", evidence()).measured.startswith("Q against bits=8 qat: equal")
+    assert only("C11", evidence(["hard", "Q"])).measured == "no run of bits=8 qat"
 
 
 def test_one_architecture_that_fails_refutes_flexibility():
@@ -331,3 +334,35 @@ def test_the_reading_counts_verdicts_and_lists_what_was_not_tested():
         "The second sketch. C7. Two: replicated (y).\n\n"
         "Not tested here: C9, three: no arm."
     )
+
+
+def test_a_quantised_arm_is_the_last_to_speak_for_pruning():
+    runs = pd.DataFrame({"label": ["Q+P", "P+KD", "P+ENT", "hard"], "density": [0.1, 0.1, 0.1, 1.0]})
+    assert sparse_arms(runs) == ["P+KD", "P+ENT", "Q+P"]
+    swept = runs.head(1).assign(label="density=0.1")
+    assert sparse_arms(pd.concat([runs, swept]))[0] == "density=0.1"
+
+
+def test_a_margin_bound_that_allows_anything_decides_nothing():
+    rows = pd.DataFrame({"label": ["hard", "P"], "init_seed": 0, "margin_violations": 0, "kl_forward": 0.1})
+    rows = rows.assign(teacher_accuracy=0.5, student_accuracy=0.4)
+    assert only("B10", evidence(agreement=rows.assign(margin_bound=1.0))).verdict == "INC"
+    assert only("B10", evidence(agreement=rows.assign(margin_bound=0.8))).verdict == "REP"
+
+
+def test_without_kd_alone_equal_flops_are_judged_by_the_distilled_arm_with_least_beside_it():
+    found = judge("B7", evidence([*factorial_cells(half=True), "hard longer"]))
+    assert found[1].measured.startswith("KD+ENT less hard longer")
+    assert found[1].measured.endswith("KD alone was not run")
+
+
+def test_a_regret_that_may_be_large_shows_nothing():
+    wide = Estimate(0.01, -0.05, 0.07, 0.6, 3, 2.0)
+    assert only("C13", evidence(regret=wide)).verdict == "INC"
+
+
+def test_what_few_bits_save_is_not_credited_to_zeros():
+    times = timings(hard=[("float32", 2.0)], P=[("float32", 2.0), ("int8 dynamic", 0.1)])
+    given = evidence(speeds=speed_table(times))
+    assert "int8" not in only("B2", given).measured
+    assert not [one.claim for one in judge("C8", given) if "int8" in one.claim]

@@ -7,12 +7,15 @@ import pandas as pd
 import pytest
 
 from lmbench.config import make
+from lmbench.measure.arms import Arm
 from lmbench.measure.flops import counted_flops, ledger, parameters
 from lmbench.records import flatten
 from lmbench.store import Store
 from lmbench.training import tune as tuning_module
-from lmbench.training.execute import run_all
+from lmbench.training.arms import arm_plan, longer_arms, plan_arms
+from lmbench.training.execute import fit_model, run_all
 from lmbench.training.plan import distinct_labels, plan, plan_table
+from lmbench.training.record import run_flops
 from lmbench.training.tune import TUNING_SEED, fresh, tune
 from tests.corpora import write_corpus
 
@@ -370,3 +373,21 @@ def test_seeds_that_were_tuned_on_are_refused(task, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"seeds from 1000 on are for tuning; got \[0, 1000\]"):
         fresh(found, seeds=[0, TUNING_SEED])
     assert len(fresh(found, seeds=[TUNING_SEED - 1])) == 1
+
+
+# ------------------------------------------------------------------ arms that go on for longer
+
+
+def test_a_longer_arm_spends_the_whole_budget_of_flops_whatever_its_share_of_the_data(task):
+    model = fit_model(models()[2], task)
+    arms = {
+        "base": Arm(model),
+        "a third": Arm(model, (make("method", "select_random", piece=8),), share=0.35),
+    }
+    settings = {"batch_size": 4, "protocol": make("protocol", "dense")}
+    plans = plan_arms(arms, task, equal="tokens", budget=6400, **settings)
+    assert {name: run.steps for name, run in plans.items()} == {"base": 200, "a third": 70}
+    more = longer_arms({"a third": arms["a third"]}, task, flops=run_flops(plans["base"], 200), **settings)
+    assert more["a third, equal FLOPs"].steps == 200
+    table = arm_plan(plans | more, arms)
+    assert table["budget"].tolist() == ["100%", "35%", "100%"]

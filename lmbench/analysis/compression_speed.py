@@ -18,6 +18,8 @@ from lmbench.config import unknown
 
 CLAIMED_MACS = 10.0  # "10x or more due to 90% sparsity"
 BASE_FORM = "float32"
+EXACT = (BASE_FORM, "csr", "2:4")
+"""Forms that leave the weights as they are: what else they save is not what few bits save."""
 
 
 def speed_table(
@@ -29,8 +31,8 @@ def speed_table(
         latency: label, form, batch, seconds: a row a timing; without seconds where a form does not exist.
 
     Returns:
-        Columns label, form, batch, seconds (geometric mean), ratio, low, high (Welch's interval on the log
-        scale, NaN with a single timing on either side), n (timings).
+        Columns label, form, batch, seconds (geometric mean), ratio, low, high, p (Welch's interval and test
+        on the log scale, NaN with a single timing on either side and for the base), n (timings).
 
     Raises:
         ValueError: a missing column, times of several devices, a batch or a base that was not timed.
@@ -51,9 +53,15 @@ def speed_table(
         found = welch(*logs) if min(map(len, logs)) > 1 else Estimate(gap, *[math.nan] * 3, 1, math.nan)
         seconds = math.exp(float(logs[1].mean()))
         is_base = (label, form) == (base, base_form)
-        bounds = (math.nan, math.nan) if is_base else (math.exp(found.low), math.exp(found.high))
-        rows.append((label, form, batch, seconds, math.exp(gap), *bounds, len(part)))
-    return pd.DataFrame(rows, columns=["label", "form", "batch", "seconds", "ratio", "low", "high", "n"])
+        known = (math.nan,) * 3 if is_base else (math.exp(found.low), math.exp(found.high), found.p)
+        rows.append((label, form, batch, seconds, math.exp(gap), *known, len(part)))
+    columns = ["label", "form", "batch", "seconds", "ratio", "low", "high", "p", "n"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def exact_speeds(speeds: pd.DataFrame, arm: str) -> pd.DataFrame:
+    """The rows of `speed_table` that say what zeros save: of one arm, in the forms that are `EXACT`."""
+    return speeds[(speeds["label"] == arm) & speeds["form"].isin(EXACT)]
 
 
 def arithmetic_table(
@@ -106,7 +114,7 @@ def promise_table(
     arithmetic: pd.DataFrame | None = None,
     speeds: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """The sketch's two promises beside what came out: what, kind, how, ratio, low, high.
+    """The sketch's two promises beside what came out: what (with the arm), kind, how, ratio, low, high.
 
     Args:
         artifacts: label, init_seed, bytes.
@@ -119,7 +127,7 @@ def promise_table(
     Raises:
         ValueError: an arm that was not packed.
     """
-    what, none = ("size, 8 bits", "compute, 90% zeros"), (math.nan, math.nan)
+    what, none = (f"size, 8 bits ({quantised})", f"compute, 90% zeros ({pruned})"), (math.nan, math.nan)
     rows: list[tuple[str, str, str, float, float, float]] = []
     if quantised is not None:
         size = size_ratio(artifacts, runs, label=quantised)
@@ -130,7 +138,7 @@ def promise_table(
         if arithmetic is not None and "fewer multiply-adds" in arithmetic:
             counted = arithmetic.set_index("arm")["fewer multiply-adds"].get(pruned, math.nan)
             rows.append((what[1], "counted", "multiply-adds", counted, *none))
-        for row in () if speeds is None else speeds[speeds["label"] == pruned].itertuples():
+        for row in () if speeds is None else exact_speeds(speeds, pruned).itertuples():
             rows.append((what[1], "measured", f"seconds, {row.form}", row.ratio, row.low, row.high))
     table = pd.DataFrame(rows, columns=["what", "kind", "how", "ratio", "low", "high"])
     return table[table["ratio"].notna()].reset_index(drop=True)

@@ -18,7 +18,7 @@ import re
 import pandas as pd
 
 from lmbench.analysis.checks import require
-from lmbench.analysis.claims import BASE, SCHED
+from lmbench.analysis.claims import BASE, BOTH, SCHED
 
 PARTS = ("heads", "embedding", "feed-forward")
 MEAN_C = 0.481
@@ -30,6 +30,8 @@ CONTROL = "random"
 SLICED = f"{SCHED}, sliced"
 LONGER = ", equal FLOPs"
 """Ends the name of an arm that is trained until it has spent the active FLOPs of the base."""
+RACED = (BOTH, SCHED, BOTH + LONGER, SCHED + LONGER, SLICED)
+"""Arms that are said to reach the base's loss at less cost."""
 
 
 def constraint_of(arm: str) -> float | None:
@@ -74,8 +76,13 @@ def data_arms(arms: list[str]) -> list[str]:
 
 
 def ablation_pairs(arms: list[str]) -> list[tuple[str, str]]:
-    """The published schedule against each of its variants that is there."""
-    return [(SCHED, arm) for arm in arms if arm.startswith("sched without") and SCHED in arms]
+    """The published schedule against each of its variants that is there and ends at the same widths.
+
+    Without relaxation it ends narrower, so a comparison of final losses would be one of sizes; see
+    `constraint_schedule` for that at fixed widths.
+    """
+    same = [arm for arm in arms if arm.startswith("sched without") and not arm.endswith("relaxation")]
+    return [(SCHED, arm) for arm in same if SCHED in arms]
 
 
 def arm_pairs(arms: list[str]) -> list[tuple[str, str]]:

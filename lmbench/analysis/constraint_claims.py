@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from lmbench.analysis.checks import require
-from lmbench.analysis.claims import BASE, BOTH, CLAIMS, SCHED, Claim, adjusted_by_family, claim
-from lmbench.analysis.constraint_arms import LONGER, SLICED
+from lmbench.analysis.claims import BASE, CLAIMS, Claim, adjusted_by_family, claim
+from lmbench.analysis.constraint_arms import RACED
 from lmbench.analysis.constraint_costs import cost_ratios
 from lmbench.analysis.constraint_evidence import Evidence, Tested
 from lmbench.analysis.constraint_quality import quality_tests
@@ -29,8 +29,6 @@ RULES = (
     "reversed, or half of it is excluded and its sign is open. Inconclusive: the interval is too wide to "
     "say. A sign counts where Holm's p, inside the claim's family, is below 0.05."
 )
-RACED = (BOTH, SCHED, BOTH + LONGER, SCHED + LONGER, SLICED)
-"""Arms that are said to reach the base's loss at less cost."""
 
 
 def findings(
@@ -115,6 +113,7 @@ def _reason(known: Claim) -> str:
     if known.out_of_reach:
         return known.out_of_reach
     arms = " or ".join(known.treatment)
+    arms += " at two levels or more" if "…" in arms else ""
     return f"needs {known.baseline} and {arms}, scored for {known.metric}; not among what was run here"
 
 

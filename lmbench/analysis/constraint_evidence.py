@@ -29,7 +29,8 @@ class Evidence:
     widths: pd.DataFrame | None = None
     """Finished weights at several widths: label, init_seed, width, the metric, and parameters in use."""
     inference: pd.DataFrame | None = None
-    """Timings: width ("full" or of a slice, as "C=0.445"), batch, tokens_per_second; a row each."""
+    """Timings: width ("full" or of a slice, as "C=0.445"), batch, tokens_per_second, where known
+    flops_per_token; a row each."""
     coverage: pd.DataFrame | None = None
     """What a selection keeps: label, init_seed, measure, value; "quota" is the least share of a domain's."""
     metric: str = "bits_per_byte"

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from lmbench.analysis import axes, chart, style
 from lmbench.analysis.checks import require
 from lmbench.analysis.claims import BASE, SCHED
-from lmbench.analysis.constraint_arms import LONGER
 from lmbench.analysis.constraint_costs import of_whole_task
-from lmbench.analysis.constraint_shape import BAND
+from lmbench.analysis.constraint_shape import BAND, EQUAL_FLOPS, has_twins
 from lmbench.analysis.formats import METRICS
 from lmbench.analysis.optimum import optimum, sweep_values
 from lmbench.analysis.stats import summarise
@@ -98,7 +98,11 @@ def sweep_panel(
 
 def _budgets_in_words(points: pd.DataFrame, runs: pd.DataFrame) -> str:
     """How losses at equal FLOPs were found, and which levels are missing there."""
-    if any(str(arm).endswith(LONGER) for arm in runs["label"]):
+    if EQUAL_FLOPS not in set(points["budget"]):
+        return (
+            "Final scores. Too few arms were validated at one number of active FLOPs to compare them there."
+        )
+    if has_twins(runs):
         return (
             "Final scores; at equal active FLOPs of runs that are as much longer as their steps are cheaper."
         )
@@ -159,8 +163,9 @@ def schedule_panel(
             for ax in (top, bottom):
                 for edge in PHASES:
                     ax.axvline(edge * last, **_PHASE)
-                ax.set_xlim(start * last, last * 1.005)
+                ax.set_xlim(start * last, last + 0.02 * (1 - start) * last)  # room for the last marker
             bottom.set_xlabel("optimizer step")
+            bottom.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         ceiling = _ceiling(means, from_step=PHASES[0] * last / 2)
         is_cut = ceiling is not None and ceiling < means["mean"].max()
         grid[1][0].set_ylim(top=ceiling if is_cut else None)
@@ -182,6 +187,8 @@ def schedule_panel(
 
 
 def _draw_course(ax: Axes, course: pd.DataFrame, full: Mapping[str, int]) -> None:
+    # The last step lasts as long as any other.
+    course = pd.concat([course, course.tail(1).assign(step=course["step"].max() + 1)])
     for name, (_, look) in UNITS.items():
         ax.step(course["step"], 100 * course[name] / full[name], where="post", lw=1.0, **look)
     ax.set_ylim(0, 103)

@@ -15,6 +15,8 @@ from matplotlib.lines import Line2D
 from lmbench.analysis import axes, chart, style
 from lmbench.analysis.checks import require
 from lmbench.analysis.claims import claim
+from lmbench.analysis.constraint_arms import RACED
+from lmbench.analysis.constraint_schedule import COUNTED
 from lmbench.analysis.formats import METRICS
 from lmbench.analysis.replication import half_of
 from lmbench.analysis.table import provenance
@@ -27,7 +29,8 @@ COSTS: dict[str, dict[str, Any]] = {
     "FLOPs": {"color": "#0173b2", "marker": "s"},
     "seconds": {"color": "#d55e00", "marker": "^"},
 }
-NAMES = {"targets": "tokens", "FLOPs": "active FLOPs", "seconds": "seconds"}
+MOST = 12
+"""Pairs that a page holds."""
 _CLAIM = {"marker": "D", "ms": 5.5, "mfc": "none", "mec": style.GREY, "mew": 1.1, "linestyle": ""}
 _HALF = {"marker": "|", "ms": 9, "mec": style.GREY, "mew": 1.1, "linestyle": ""}
 _SHADE = {"color": style.PALE, "alpha": 0.5, "lw": 0, "zorder": 0.1}
@@ -37,7 +40,8 @@ def ratio_panel(ratios: pd.DataFrame, *, runs: pd.DataFrame) -> chart.Chart:
     """How many times less each arm spends to reach the other's final loss, beside what is claimed.
 
     A filled marker is decided: its interval leaves 1 out. An arrow to the left is the upper bound of an arm
-    that did not get there with every seed.
+    that did not get there with every seed. The claim stands beside the arms that it is of. Of more than
+    `MOST` pairs the first are drawn, and the caption says so.
 
     Args:
         ratios: from `constraint_costs.cost_ratios`.
@@ -48,7 +52,9 @@ def ratio_panel(ratios: pd.DataFrame, *, runs: pd.DataFrame) -> chart.Chart:
     """
     for column in ("a", "b", "cost", "ratio", "low", "high", "known"):
         require(ratios, column)
-    pairs = list(dict.fromkeys(zip(ratios["a"], ratios["b"], strict=True)))
+    every = list(dict.fromkeys(zip(ratios["a"], ratios["b"], strict=True)))
+    pairs, left = every[:MOST], len(every[MOST:])
+    ratios = ratios[[pair in pairs for pair in zip(ratios["a"], ratios["b"], strict=True)]]
     with style.context():
         fig, (ax,) = chart.new(width=style.PAGE_WIDTH, height=0.9 + 0.46 * len(pairs))
         ax.axvline(1, color=style.GREY, lw=0.8, zorder=0.5)
@@ -64,19 +70,19 @@ def ratio_panel(ratios: pd.DataFrame, *, runs: pd.DataFrame) -> chart.Chart:
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
         ax.set_xlabel("times less to the same loss (right of 1: cheaper)")
-        handles = [Line2D([], [], linestyle="", label=NAMES[cost], **look) for cost, look in COSTS.items()]
+        handles = [Line2D([], [], linestyle="", label=COUNTED[cost], **look) for cost, look in COSTS.items()]
         handles += [
             Line2D([], [], label="claimed", **_CLAIM),
             Line2D([], [], label="half of it (log)", **_HALF),
         ]
         chart.add_legend(fig, handles)
-        return chart.finish(fig, caption=_ratio_caption(ratios, runs), alt=f"{_said(ratios)}.")
+        return chart.finish(fig, caption=_ratio_caption(ratios, runs, left=left), alt=f"{_said(ratios)}.")
 
 
 def _draw_ratio(ax: Axes, row: dict[str, Any], place: float) -> list[float]:
     """One ratio with its claim; returns what the axis must hold."""
     look, ends = COSTS[row["cost"]], []
-    if row["cost"] in CLAIMED:
+    if row["cost"] in CLAIMED and row["a"] in RACED:
         claimed = CLAIMED[row["cost"]]
         ax.plot(claimed, place, zorder=1, **_CLAIM)
         ax.plot(half_of(claimed), place, zorder=1, **_HALF)
@@ -97,7 +103,7 @@ def _draw_ratio(ax: Axes, row: dict[str, Any], place: float) -> list[float]:
     return ends
 
 
-def _ratio_caption(ratios: pd.DataFrame, runs: pd.DataFrame) -> str:
+def _ratio_caption(ratios: pd.DataFrame, runs: pd.DataFrame, *, left: int) -> str:
     parts = [
         "Geometric means over paired seeds with 95% t intervals that count the gaps between validations; "
         "filled: the interval leaves 1 out."
@@ -109,6 +115,7 @@ def _ratio_caption(ratios: pd.DataFrame, runs: pd.DataFrame) -> str:
         parts.append("Markers without a bar have no interval on both sides.")
     objections = [text for text in dict.fromkeys(ratios["objection"]) if text]
     parts += [f"Open: {text}." for text in objections]
+    parts += [f"{left} more pairs are in the table."] * (left > 0)
     shown = runs[runs["label"].isin({*ratios["a"], *ratios["b"]})]
     return " ".join([*parts, provenance(shown, by=["label"])])
 

@@ -4,6 +4,8 @@ The schedule is compared with variants that lack one part of it, by final loss i
 without relaxation ends at other widths, so these two are compared at fixed widths only.
 """
 
+import pandas as pd
+
 from lmbench.analysis.claims import BASE, BOTH, FILTERED, RANDOM, SCHED, claim
 from lmbench.analysis.constraint_arms import nearest_constant
 from lmbench.analysis.constraint_costs import cost_ratios
@@ -15,6 +17,8 @@ from lmbench.analysis.pairing import paired_values
 from lmbench.analysis.replication import Verdict, judge_direction, judge_ratio, ratio_in_words
 from lmbench.analysis.words import in_digits, seeds
 
+COUNTED = {"targets": "tokens", "FLOPs": "active FLOPs", "seconds": "seconds"}
+"""Costs in words."""
 HEADS = 8
 """Fewer heads are too coarse for an oscillation of 0.05: none joins or leaves by it."""
 OSCILLATION, WARMUP, RELAXATION = (
@@ -34,9 +38,11 @@ def schedule_tests(evidence: Evidence) -> list[Tested]:
     return [*found, *_graduated(evidence), *_together(evidence), *_relaxation(evidence)]
 
 
-def _lower(id: str, evidence: Evidence, frame, other: str, compared: str) -> Tested:
-    """Whether the schedule's loss is lower than that of a variant."""
-    row = difference(frame, SCHED, other, metric=evidence.metric)
+def _lower(
+    id: str, evidence: Evidence, frame: pd.DataFrame, other: str, compared: str, *, arm: str = SCHED
+) -> Tested:
+    """Whether an arm's loss, the schedule's unless another is named, is lower than that of another."""
+    row = difference(frame, arm, other, metric=evidence.metric)
     measured = in_words(row, METRICS.get(evidence.metric, evidence.metric))
     return Tested(
         id, compared, row["p"],
@@ -74,7 +80,7 @@ def _graduated(evidence: Evidence) -> list[Tested]:
         return []
     table = cost_ratios(evidence.rows, [(SCHED, constant)], metric=evidence.metric, slack=evidence.slack)
     return [
-        race("A28", row, known.claimed, f"{SCHED} against {constant}, {row['cost']}")
+        race("A28", row, known.claimed, f"{SCHED} against {constant}, {COUNTED[row['cost']]}")
         for row in table.to_dict("records")
         if row["cost"] != "seconds"
     ]
@@ -86,7 +92,7 @@ def race(id: str, row: dict, claimed: float, compared: str) -> Tested:
         "" if row["reached"] == row["n"] else f", reached by {row['reached']} of {seeds(row['n'])} by its end"
     )
     measured = (
-        f"{ratio_in_words(row['ratio'], row['low'], row['high'], row['n'])} as cheap in {row['cost']}{got}"
+        f"{ratio_in_words(row['ratio'], row['low'], row['high'], row['n'])} fewer {COUNTED[row['cost']]}{got}"
     )
 
     def judge(p: float) -> tuple[Verdict, str]:
@@ -106,7 +112,11 @@ def together(evidence: Evidence) -> dict[str, str] | None:
 
 
 def _together(evidence: Evidence) -> list[Tested]:
-    """A29: the interaction of both constraints; on the loss, where below 0 is favourable."""
+    """A29: the interaction of both constraints, and whether both together are best.
+
+    The interaction is on the loss, where below 0 is favourable. It can be so while both together are the
+    worst of all, where each alone does so much harm that little is left to do; so that is asked too.
+    """
     arms = together(evidence)
     if arms is None:
         return []
@@ -115,11 +125,15 @@ def _together(evidence: Evidence) -> list[Tested]:
     value, low, high = in_digits(found.value, found.low, found.high, signed=True)
     unit = METRICS.get(evidence.metric, evidence.metric)
     measured = f"interaction {value} {unit} (95% interval {low} to {high}, {seeds(found.n)}; below 0 favours)"
+    means = evidence.runs.groupby("label")[evidence.metric].mean()
+    best = min((arms[name] for name in ("neither", "first", "second")), key=lambda arm: means[arm])
+    said = f"{BOTH} against {best}, the lowest of the other three"
     return [
         Tested(
             "A29", compared, found.p,
             lambda p: (judge_direction(-found.high, -found.low, p_adjusted=p), measured),
-        )
+        ),
+        _lower("A29", evidence, evidence.runs, best, said, arm=BOTH),
     ]  # fmt: skip
 
 

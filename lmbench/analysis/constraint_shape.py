@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from lmbench.analysis.claims import BASE, SWEEP
-from lmbench.analysis.constraint_arms import LONGER, PARTS, part_sweep, sweep
+from lmbench.analysis.constraint_arms import LONGER, PARTS, constraint_of, part_sweep, sweep
 from lmbench.analysis.constraint_evidence import Evidence, Tested, fixed
 from lmbench.analysis.optimum import Optimum, TwoLines, optimum, sweep_values, two_lines
 from lmbench.analysis.replication import ALPHA, Verdict, judge_band
@@ -73,10 +73,16 @@ def sweep_budgets(evidence: Evidence) -> pd.DataFrame:
 
 def _longer(runs: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame | None:
     """The base and the longer twins of all constant arms, under the names of these."""
-    wanted = {arm + LONGER: arm for arm in set(own["label"]) - {BASE}}
-    if not set(wanted) <= set(runs["label"]):
+    if not has_twins(runs):
         return None
+    wanted = {arm + LONGER: arm for arm in set(own["label"]) - {BASE}}
     return sweep(runs[runs["label"].isin([*wanted, BASE])].replace({"label": wanted}))
+
+
+def has_twins(runs: pd.DataFrame) -> bool:
+    """Whether every constant arm was trained once more, at the FLOPs of the base."""
+    arms = set(runs["label"])
+    return {arm + LONGER for arm in arms if arm != BASE and constraint_of(arm) is not None} <= arms
 
 
 # ------------------------------------------------------------------ a band

@@ -52,7 +52,7 @@ class Evidence:
     coverage: pd.DataFrame | None = None
     """form ("seed" or "occam"), violations, draws, rate, low, high, delta."""
     regret: Estimate | None = None
-    """From `bounds_table.selection_regret`."""
+    """From `bounds_table.selection_regret`, as a share of the loss."""
     composed: pd.DataFrame | None = None
     """model, methods, finished (bool): which architectures took which methods without code of their own."""
     metric: str = "bits_per_byte"

@@ -114,6 +114,8 @@ def promise_panel(promises: pd.DataFrame) -> chart.Chart:
         require(promises, column)
     rows = promises.reset_index(drop=True)
     names = [f"{row.what}: {row.how}" for row in rows.itertuples()]
+    is_first = ~rows["what"].duplicated()
+    ticks = [name if first else row for name, row, first in zip(names, rows["how"], is_first, strict=True)]
     with style.context():
         fig, (ax,) = chart.new(width=style.PAGE_WIDTH * 0.72, height=0.7 + 0.19 * len(rows))
         ax.axvline(1, color=style.GREY, lw=0.8, zorder=0.5)
@@ -122,8 +124,9 @@ def promise_panel(promises: pd.DataFrame) -> chart.Chart:
             bar = axes.errors(pd.DataFrame([row]).rename(columns={"ratio": "mean"}).astype({"mean": float}))
             look = {"color": style.INK, "marker": marker, "mfc": fill, "ms": 5}
             ax.errorbar(row["ratio"], place, xerr=bar.astype(float), **look, **axes.ERROR_BAR)
-        axes.log_axis(ax, pd.concat([rows["ratio"], pd.Series([1.0])]), max_labels=8)
-        ax.set_yticks(range(len(rows)), names)
+        shown = pd.concat([rows["ratio"], rows["low"], rows["high"], pd.Series([1.0])]).dropna()
+        axes.log_axis(ax, shown[np.isfinite(shown) & (shown > 0)], max_labels=8)
+        ax.set_yticks(range(len(rows)), ticks)
         ax.set_ylim(len(rows) - 0.4, -0.6)
         ax.tick_params(axis="y", length=0)
         for what in rows["what"].drop_duplicates().index[1:]:

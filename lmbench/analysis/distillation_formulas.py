@@ -18,6 +18,7 @@ from lmbench.analysis.distillation_registry import words_of
 from lmbench.analysis.replication import Replication
 
 SAME_SHAPE = 0.05  # a growth law holds where its constant varies by less over the shapes
+EVERYTHING = "Q+P+KD+ENT"  # the cell with all that the sketches name
 TOLERANCES = {"C1": 0.05, "C2": 0.01, "C3": 0.01, "B12": 0.01, "B13": 0.05}
 
 
@@ -47,8 +48,10 @@ def predicted_size(e: Evidence) -> Replication:
     claim = "the corrected formula of size tells the packed file's bytes"
     if e.artifacts is None:
         return missing(claim, "nothing was packed")
-    off = (e.artifacts["bytes"] / e.artifacts["predicted_bytes"] - 1).abs()
-    worst = e.artifacts.loc[off.idxmax(), "label"]
+    # A file that stands under two names counts once.
+    files = e.artifacts.drop_duplicates("record") if "record" in e.artifacts else e.artifacts
+    off = (files["bytes"] / files["predicted_bytes"] - 1).abs()
+    worst = files.loc[off.idxmax(), "label"]
     edge = TOLERANCES["C1"]
     near = int((off <= edge).sum())
     said = f"{near} of {len(off)} files within {edge:.0%}, the furthest {off.max():.1%} ({worst})"
@@ -62,6 +65,9 @@ def approximation(e: Evidence) -> Replication:
         return missing(claim, "students were not compared with the teacher token by token")
     names = ["approximation_ratio", "kl_forward", "kl_reverse", "top1_agreement"]
     means = e.agreement.groupby("label", sort=False)[names].mean()
+    # The published forms, or what is nearest to them.
+    published = [arm for arm in (V1, V2, V1_CORRECTED, V2_CORRECTED) if arm in means.index]
+    means = means.loc[published or [arm for arm in (EVERYTHING,) if arm in means.index] or means.index]
     told = [
         f"{row.Index} {row.approximation_ratio:.3g}, KL {row.kl_forward:.3g} and reversed "
         f"{row.kl_reverse:.3g} nats, same choice {row.top1_agreement:.0%}"
@@ -88,7 +94,7 @@ def compression_ratio(e: Evidence) -> Replication:
 
 def bound(e: Evidence) -> list[Replication]:
     """C6: how often the bound is exceeded where the true risk is known."""
-    claims = {"seed": words_of("C6"), "occam": "the Occam bound on the packed file holds"}
+    claims = {"seed": words_of("C6"), "occam": "the same bound with its networks counted rightly holds"}
     if e.coverage is None:
         return [missing(claims["seed"], "its violations were not simulated")]
     found = []

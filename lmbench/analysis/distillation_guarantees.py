@@ -8,7 +8,7 @@ import math
 import pandas as pd
 
 from lmbench.analysis.compression import joint_table
-from lmbench.analysis.compression_speed import fewer_macs
+from lmbench.analysis.compression_speed import exact_speeds, fewer_macs
 from lmbench.analysis.distillation_arms import HARD, JOINT, SEQUENTIAL, V2, V2_CORRECTED
 from lmbench.analysis.distillation_evidence import (
     Evidence,
@@ -19,16 +19,17 @@ from lmbench.analysis.distillation_evidence import (
     missing_arms,
     pairs,
     ratio_to_hard,
+    share_in_words,
     weakest,
 )
 from lmbench.analysis.distillation_promises import sparse_arms
 from lmbench.analysis.distillation_registry import words_of
-from lmbench.analysis.equivalence import equivalences, ratio_in_words
+from lmbench.analysis.equivalence import MARGIN, equivalences, ratio_in_words
 from lmbench.analysis.factorial import ALPHA
+from lmbench.analysis.intervals import holm
 from lmbench.analysis.replication import Replication, judge_direction
 from lmbench.analysis.replication import ratio_in_words as times_in_words
 from lmbench.analysis.temperature_grid import grid_sentences, grid_tests
-from lmbench.analysis.words import in_digits, seeds
 
 ALONE = ("density=0.1", "P")  # pruned and nothing else
 
@@ -68,10 +69,10 @@ def pruning(e: Evidence) -> list[Replication]:
         macs = float(fewer_macs(e.runs)[arm])
         said = f"{arm}: {macs:.3g} times fewer, counted"
         found.append(judged(f"{claim} in multiply-adds", "REP" if macs > 1 else "NOT", said))
-    timed = pd.DataFrame() if e.speeds is None else e.speeds[e.speeds["label"] == arm]
-    for row in timed.itertuples():
+    timed = pd.DataFrame({"p": []}) if e.speeds is None else exact_speeds(e.speeds, arm)
+    for row in timed.assign(p_holm=holm(timed["p"].to_numpy(float))).itertuples():
         told = times_in_words(row.ratio, row.low, row.high, row.n).replace("seed", "timing")
-        verdict = judge_direction(row.low - 1, row.high - 1)
+        verdict = judge_direction(row.low - 1, row.high - 1, p_adjusted=row.p_holm)
         found.append(judged(f"{claim} in seconds as {row.form}", verdict, f"{arm}: {told} faster"))
     return found or [missing(claim, "neither bytes nor multiply-adds nor seconds were measured")]
 
@@ -106,9 +107,10 @@ def generalises(e: Evidence) -> list[Replication]:
 def activations(e: Evidence) -> Replication:
     """C11: weights alone against weights and activations of 8 bits."""
     claim = words_of("C11")
-    a, b = "bits=8 qat activations", "bits=8 qat"
-    if not e.has(a, b):
-        return missing_arms(claim, e, a, b)
+    # The cell Q is of 8 bits in weights and activations alike.
+    b, a = "bits=8 qat", first_of(("bits=8 qat activations", "Q"), list(e.runs["label"]))
+    if a is None or not e.has(b):
+        return missing_arms(claim, e, *({"Q", b} if a is None else {b}))
     row = equivalences(e.runs, [(a, b)], metric=e.metric).iloc[0].to_dict()
     verdict = {"equal": "REP", "lower": "REP", "higher": "NOT"}.get(row["decided"], "INC")
     return judged(claim, verdict, f"{a} against {b}: {row['decided']}, {ratio_in_words(row)} in {e.unit}")
@@ -131,11 +133,10 @@ def guides(e: Evidence) -> Replication:
     claim = words_of("C13")
     if e.regret is None:
         return missing(claim, "no settings were chosen by a bound")
-    value, low, high = in_digits(e.regret.value, e.regret.low, e.regret.high, signed=True)
-    verdict = "NOT" if e.regret.low > 0 else "REP" if e.regret.n > 1 else "INC"
-    said = (
-        f"regret against choosing by validation {value} (95% interval {low} to {high}, {seeds(e.regret.n)})"
-    )
+    found = e.regret
+    # An interval that holds 0 and much more shows nothing, so it also has to end within the margin.
+    verdict = "NOT" if found.low > 0 else "REP" if found.high < MARGIN else "INC"
+    said = f"the arm that the bound chose is {share_in_words(*found[:3], found.n)} worse than validation's"
     return judged(claim, verdict, said)
 
 

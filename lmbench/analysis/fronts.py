@@ -1,9 +1,10 @@
 """Loss against bytes, seconds and FLOPs: which arms nothing beats, each arm in the colour of its family.
 
 Bytes are those of the packed file, and the loss is that of the model reloaded from it; seconds are
-those of the fastest form that an arm can run in. A front is made of means over seeds, and for each arm
-the table says in how many seeds it lies on the front of that seed alone. Costs are multiplicative: their
-axes are logarithmic and their means geometric.
+those of the fastest form that computes this very model. A form that rounds weights or activations again
+(int8, bfloat16) has another loss, which is not the file's, and is left out. A front is made of means
+over seeds, and for each arm the table says in how many seeds it lies on the front of that seed alone.
+Costs are multiplicative: their axes are logarithmic and their means geometric.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lmbench.analysis.checks import refuse_mixed_devices, require
+from lmbench.analysis.compression_speed import EXACT
 from lmbench.analysis.distillation_arms import FAMILIES, family_of
 from lmbench.analysis.intervals import finite
 from lmbench.analysis.pareto import TOLERANCE, pareto_front
@@ -24,7 +26,7 @@ COSTS = {
     "bytes": "packed file (bytes)",
     "seconds": "seconds of a pass",
     "train_flops": "training FLOPs",
-    "all_flops": "training FLOPs with the teacher's",
+    "all_flops": "training FLOPs (teacher included)",
     "train_seconds": "training time (s)",
 }
 LOSSES = {
@@ -46,8 +48,10 @@ def front_points(
 
     Args:
         artifacts: label, init_seed, bytes, packed_bits_per_byte.
-        runs: label, init_seed and training costs of `COSTS`, where an arm was trained; one row each.
-        latency: label, form, batch, seconds; an arm without times has none.
+        runs: label, init_seed and training costs of `COSTS`, where an arm was trained; one row each. Where
+            all_flops is missing there was no teacher, and train_flops are all.
+        latency: label, form, batch, seconds; of these the forms that are `EXACT`. An arm without times has
+            none.
         batch: of the times; None takes the smallest that there is.
 
     Raises:
@@ -61,9 +65,12 @@ def front_points(
         known = [name for name in ("train_flops", "all_flops", "train_seconds", "device") if name in runs]
         refuse_mixed_devices(runs, known)
         costs = runs[["label", UNIT, *known]].drop_duplicates(["label", UNIT])
+        if {"train_flops", "all_flops"} <= set(known):
+            costs = costs.assign(all_flops=costs["all_flops"].fillna(costs["train_flops"]))
         points = points.merge(costs, on=["label", UNIT], how="left")
     if latency is not None:
-        points["seconds"] = points["label"].map(fastest(latency, batch=batch)["seconds"])
+        exact = latency[latency["form"].isin(EXACT)]
+        points["seconds"] = points["label"].map(fastest(exact, batch=batch)["seconds"])
     return points
 
 

@@ -30,14 +30,14 @@ def capacity() -> list[Replication]:
 def two_bits(e: Evidence) -> list[Replication]:
     """P7: what 2 bits cost after training, and trained with them."""
     claims = {
-        "2 bits after training lose 15 to 20%": ("ptq", POST),
-        "training with 2 bits loses about 4%": ("qat", TRAINED),
+        "2 bits after training lose 15 to 20%": (("ptq", "gptq"), POST),
+        "training with 2 bits loses about 4%": (("qat",), TRAINED),
     }
     found = []
-    for claim, (method, band) in claims.items():
-        arms = [arm for arm in dict.fromkeys(e.runs["label"]) if _is(arm, bits=2, method=method)]
+    for claim, (methods, band) in claims.items():
+        arms = [arm for arm in dict.fromkeys(e.runs["label"]) if _is(arm, bits=2, methods=methods)]
         if not arms or not e.has(HARD):
-            found.append(missing(claim, f"no arm of 2 bits by {method} beside {HARD}"))
+            found.append(missing(claim, f"no arm of 2 bits by {' or '.join(methods)} beside {HARD}"))
         for arm in arms if e.has(HARD) else ():
             loss = log_ratio(e.runs, arm, HARD, value=e.metric)
             low, high = loss.low - 1, loss.high - 1
@@ -71,13 +71,13 @@ def large_teacher(e: Evidence) -> Replication:
     if {"teacher_flops", "train_flops"} <= set(e.runs) and (e.runs["teacher_flops"] > 0).any():
         own = e.runs[e.runs["teacher_flops"] > 0]
         share = float((own["teacher_flops"] / own["train_flops"]).mean())
-        said += f"; the teacher here takes {share:.2g} times what its student takes"
+        said += f"; the teacher here takes {share:.3g} times what its student takes"
     return judged(claim, "NOT", said)
 
 
-def _is(arm: str, *, bits: int, method: str) -> bool:
+def _is(arm: str, *, bits: int, methods: tuple[str, ...]) -> bool:
     settings = settings_of(arm)
-    return settings.get("bits") == bits and str(settings.get("method", "")).startswith(method)
+    return settings.get("bits") == bits and str(settings.get("method", "")).startswith(methods)
 
 
 def _share(loss: Estimate) -> str:

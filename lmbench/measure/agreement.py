@@ -22,6 +22,7 @@ from torch import Tensor
 
 from lmbench.config import Config
 from lmbench.measure.score import readout_of, true_float32
+from lmbench.measure.token_calibration import Bins
 from lmbench.models.base import LanguageModel
 from lmbench.progress import Progress
 from lmbench.tasks.base import IGNORE, TaskData, View
@@ -37,6 +38,8 @@ MEANS = {
     "teacher_nll": "cross entropy of the teacher, nats per token",
     "student_accuracy": "of the student; m tied tokens earn 1/m",
     "teacher_accuracy": "of the teacher",
+    "student_confidence": "mean of the student's highest probability; less than its accuracy is cautious",
+    "teacher_confidence": "mean of the teacher's",
     "student_entropy": "mean entropy of the student's distributions, nats",
     "teacher_entropy": "mean entropy of the teacher's distributions, nats",
     "teacher_margin": "teacher's highest probability less its second highest",
@@ -87,6 +90,8 @@ def token_agreement(
         "teacher_nll": nll_t,
         "student_accuracy": best_s.gather(-1, targets_N[:, None])[:, 0],
         "teacher_accuracy": best_t.gather(-1, targets_N[:, None])[:, 0],
+        "student_confidence": s_NV.amax(-1),
+        "teacher_confidence": top_N2[:, 0],
         "student_entropy": -torch.xlogy(s_NV, s_NV).sum(-1),
         "teacher_entropy": -torch.xlogy(t_NV, t_NV).sum(-1),
         "teacher_margin": margin_N,
@@ -150,10 +155,11 @@ def agreement(
 ) -> dict[str, tuple[float, int]]:
     """Measures of a split: name to (value, number of tokens), with dropout off.
 
-    Beside `MEANS`: likelihood_ratio, exp(CE of the teacher - CE of the student), the teacher's perplexity
-    over the student's (1 is as good, less is worse); accuracy_gap, teacher less student; sqrt_kl, the
-    root of the mean forward KL; approximation_ratio_sequence, the published ratio with losses summed
-    over each row of a batch, of n rows. Memory does not grow with the split.
+    Beside `MEANS`: student_ece and teacher_ece, expected calibration errors in bins; likelihood_ratio,
+    exp(CE of the teacher - CE of the student), the teacher's perplexity over the student's (1 is as good,
+    less is worse); accuracy_gap, teacher less student; sqrt_kl, the root of the mean forward KL;
+    approximation_ratio_sequence, the published ratio with losses summed over each row of a batch, of n
+    rows. Memory does not grow with the split.
 
     Args:
         view: of both models; each must be able to read its seq_len.
@@ -184,6 +190,7 @@ class Meter:
     def __init__(self, *, alpha: float, temperature: float) -> None:
         self.how = {"alpha": alpha, "temperature": temperature}
         self.sums: dict[str, Tensor] = {}
+        self.bins = {who: Bins() for who in ("student", "teacher")}
         self.n = self.rows = 0
 
     def add(self, student_BTV: Tensor, teacher_BTV: Tensor, targets_BT: Tensor) -> None:
@@ -198,6 +205,8 @@ class Meter:
             found = token_agreement(*chosen, **self.how)
             for name, value_C in found.items():
                 self.sums[name] = self.sums.get(name, 0.0) + value_C.sum()
+            for who, bins in self.bins.items():
+                bins.add(found[f"{who}_confidence"], found[f"{who}_accuracy"])
             loss_B.index_add_(0, row_C, -found["approximation_ratio"].log())
         is_scored_B = torch.zeros_like(loss_B, dtype=torch.bool).index_fill_(0, row_N, True)
         ratio = torch.where(is_scored_B, (-loss_B).exp(), 0.0).sum()
@@ -213,6 +222,7 @@ class Meter:
         found = {name: (sums[name] / self.n, self.n) for name in MEANS}
         found["margin_violations"] = (sums["margin_violations"], self.n)
         found["approximation_ratio_sequence"] = (sums["approximation_ratio_sequence"] / self.rows, self.rows)
+        found |= {f"{who}_ece": (bins.error, self.n) for who, bins in self.bins.items()}
         gain = found["teacher_nll"][0] - found["student_nll"][0]
         found["likelihood_ratio"] = (math.exp(min(gain, 700.0)), self.n)
         gap = found["teacher_accuracy"][0] - found["student_accuracy"][0]

@@ -1,5 +1,6 @@
 """The first call of every notebook: say what it runs on, and open the store and the report."""
 
+import gc
 import platform
 
 from lmbench.config import unknown
@@ -29,6 +30,8 @@ def setup(notebook: str, *, preset: str = "smoke", store: str = "local") -> Sess
         raise ValueError(unknown("store", store, STORES))
     name = find(notebook)
     _show(circumstances())
+    # What was imported stays for good; each run ends with a collection, which need not look at it again.
+    gc.freeze()
     records = Store(results()) if store == "local" else Reference(reference_folder(name))
     return Session(name, preset=preset, store=records)
 
