@@ -58,7 +58,7 @@ _PUBLIC = {
     "lmbench.notebook.explore": ("threshold_explorer",),
     "lmbench.training.integrator_scores": ("iteration_scores",),
     "lmbench.training.checkpointing": ("checkpointing_costs",),
-    "lmbench.measure.arms": ("Arm", "arm_table"),
+    "lmbench.measure.arms": ("Arm",),
     "lmbench.measure.bounds_coverage": ("family_coverage",),
     "lmbench.training.arms": (
         "arm_of",

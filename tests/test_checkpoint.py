@@ -150,11 +150,11 @@ def test_another_torch_or_format_is_refused(written, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(torch, "__version__", "9.9.9")
         with pytest.raises(
-            ValueError, match=r"was written by torch \S+ in format 1 on ''; here are 9.9.9, 1 and"
+            ValueError, match=r"was written by torch \S+ in format 2 on ''; here are 9.9.9, 2 and"
         ):
             written.read()
-    monkeypatch.setattr(module, "FORMAT", 2)
-    with pytest.raises(ValueError, match="in format 1 on ''; here are .*, 2 and"):
+    monkeypatch.setattr(module, "FORMAT", 3)
+    with pytest.raises(ValueError, match="in format 2 on ''; here are .*, 3 and"):
         written.read()
 
 
@@ -338,7 +338,7 @@ def test_a_checkpoint_of_another_torch_is_named_and_training_starts_anew(task, f
     monkeypatch.undo()
     steps = []
     train_group([run], device=CPU, checkpoint=made, on_step=steps.append)
-    assert "was written by torch 2.0.0 in format 1" in caplog.text
+    assert "was written by torch 2.0.0 in format 2" in caplog.text
     assert steps == [1, 2, 3, 4, 5, 6]
 
 

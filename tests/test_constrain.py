@@ -16,25 +16,10 @@ from lmbench.training.execute import run_all
 from lmbench.training.program import Program
 from lmbench.training.rescore import evaluate_run
 from tests import test_model_contracts as contracts
+from tests.test_funnel import LARGE, SMALL, TINY
 
 CPU = torch.device("cpu")
 SIZES = {"seq_len": 6, "d_model": 16, "n_head": 4, "n_layer": 2, "d_ff": 12, "dropout": 0.0}
-GPT2 = {"norm_order": "pre", "activation": "gelu", "tied_head": True, "init": "gpt2"}
-SMALL = make(
-    "model",
-    "transformer",
-    vocab_size=50257,
-    seq_len=1024,
-    d_model=768,
-    n_head=12,
-    d_ff=3072,
-    n_layer=12,
-    **GPT2,
-)
-TINY = make(
-    "model", "transformer", vocab_size=256, seq_len=128, d_model=128, n_head=4, d_ff=256, n_layer=4, **GPT2
-)
-LARGE = SMALL.replace(seq_len=2048, d_model=2048, n_head=16, d_ff=8192, n_layer=24)
 MODEL = make("model", "transformer", vocab_size=13, **SIZES | {"d_model": 32, "d_ff": 24})
 MODERN = {"positions": "rope", "norm": "rmsnorm", "activation": "swiglu", "tied_head": True, "bias": False}
 

@@ -23,12 +23,12 @@ from lmbench.methods.base import Equipment, effective
 from lmbench.methods.parts import parts_of
 from lmbench.models.base import seeded
 from lmbench.store import Store
-from lmbench.training import grouping
 from lmbench.training.checkpoint import Checkpoint
 from lmbench.training.execute import fit_model, run_all
 from lmbench.training.loop import train, train_group
 from lmbench.training.program import Program
 from tests.test_checkpoint import Killed, assert_same_bits, stop_after
+from tests.test_groups import assert_group_is_alone
 
 CPU = torch.device("cpu")
 SIZES = {"vocab_size": 11, "seq_len": 8, "d_model": 16, "n_head": 4, "n_layer": 2, "d_ff": 24, "dropout": 0.0}
@@ -301,16 +301,7 @@ def test_units_of_experts_are_each_experts_own():
 def test_runs_in_a_group_end_as_they_would_alone(task, model, fields):
     method = prune(density=0.2, start=0.1, finish=0.7, every=3, **fields)
     run = run_of(task, model, methods=(method,), dtype="float64")
-    runs = [run, run.with_seed(3)]
-    assert len({grouping.key(one) for one in runs}) == 1
-    group = Program(runs, device=CPU)
-    group.advance(run.steps)
-    assert bool(torch.isfinite(group.losses_SR).all())
-    for at, one in enumerate(runs):
-        alone = Program([one], device=CPU)
-        alone.advance(one.steps)
-        torch.testing.assert_close(group.losses_SR[:, at], alone.losses_SR[:, 0], rtol=0, atol=1e-8)
-        torch.testing.assert_close(group.weights_RP[at], alone.weights_RP[0], rtol=0, atol=1e-8)
+    assert_group_is_alone([run, run.with_seed(3)])
 
 
 def masks_over_time(run):

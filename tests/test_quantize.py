@@ -14,11 +14,11 @@ from lmbench.methods.parts import matrices, parts_of
 from lmbench.models.base import seeded
 from lmbench.store import Store
 from lmbench.tasks.base import Batch
-from lmbench.training import grouping
 from lmbench.training.execute import fit_model, run_all
 from lmbench.training.loop import train
 from lmbench.training.program import Program
 from lmbench.training.rescore import evaluate_run
+from tests.test_groups import assert_group_is_alone
 
 CPU = torch.device("cpu")
 SIZES = {"vocab_size": 11, "seq_len": 8, "d_model": 16, "n_head": 2, "n_layer": 1, "d_ff": 24, "dropout": 0.0}
@@ -235,15 +235,7 @@ def test_two_methods_round_different_parts_and_not_the_same_one(task):
 @pytest.mark.parametrize("fields", [SETTINGS[0], SETTINGS[1] | {"start": 0.5}])
 def test_runs_in_a_group_end_as_they_would_alone(task, model, fields):
     run = run_of(task, model, methods=(quantize(**fields),), dtype="float64")
-    runs = [run, run.with_seed(3)]
-    assert len({grouping.key(one) for one in runs}) == 1
-    group = Program(runs, device=CPU)
-    group.advance(run.steps)
-    for at, one in enumerate(runs):
-        alone = Program([one], device=CPU)
-        alone.advance(one.steps)
-        torch.testing.assert_close(group.losses_SR[:, at], alone.losses_SR[:, 0], rtol=0, atol=1e-8)
-        torch.testing.assert_close(group.weights_RP[at], alone.weights_RP[0], rtol=0, atol=1e-8)
+    assert_group_is_alone([run, run.with_seed(3)])
 
 
 def test_a_neutral_setting_leaves_every_loss_as_it_is(task):

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+import lmbench
 from lmbench.notebook.cells import SLOW_GRAMMAR, absent
 
 FIGURES = {"matplotlib", "seaborn", "scipy", "jinja2"}
@@ -74,3 +75,9 @@ def test_papermill_works_without_the_slow_grammar_of_its_validator():
     )
     names = loaded(code)
     assert "papermill" in names and SLOW_GRAMMAR not in names
+
+
+def test_every_public_name_has_one_home():
+    named = [name for names in lmbench._PUBLIC.values() for name in names] + list(lmbench._MODULES)
+    assert sorted(set(named)) == sorted(named)
+    assert all(getattr(lmbench, name) is not None for name in named)

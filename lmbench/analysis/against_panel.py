@@ -5,7 +5,6 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from lmbench.analysis import axes, chart, style
 from lmbench.analysis.against import against
@@ -56,7 +55,7 @@ def curve_panel(
             _draw_curves(ax, points[points["task"] == task], looks)
             for name, line in rungs[rungs["task"] == task].groupby("rung", sort=False):
                 ax.plot(line["x"], line["value"], ls=styles[name], zorder=0.5, **_GREY)
-            _x_axis(ax, sorted(set(points["x"])), is_log=is_log)
+            axes.measured_ticks(ax, sorted(set(points["x"])), is_log=is_log)
             if trained_to is not None:
                 ax.axvspan(ax.get_xlim()[0], trained_to, color=style.PALE, alpha=0.35, lw=0, zorder=0)
             ax.set_xlabel(x_name)
@@ -84,16 +83,6 @@ def _draw_curves(ax: Axes, points: pd.DataFrame, looks: Mapping[str, style.Look]
         line = points[points["label"] == label]
         bars = {"yerr": axes.errors(line), "ms": 3.6, **axes.ERROR_BAR}
         ax.errorbar(line["x"], line["mean"], color=look.color, marker=look.marker, ls=look.linestyle, **bars)
-
-
-def _x_axis(ax: Axes, ticks: list[float], *, is_log: bool) -> None:
-    """Labels where something was measured."""
-    if is_log:
-        ax.set_xscale("log", base=2)
-        ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.xaxis.set_major_locator(FixedLocator(ticks))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _rungs(ladder: pd.DataFrame | None, points: pd.DataFrame, *, metric: str) -> pd.DataFrame:

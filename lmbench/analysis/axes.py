@@ -4,12 +4,12 @@ Reference predictors are horizontal lines with their names in the right margin, 
 apart where they would overlap.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from lmbench.analysis import style
 from lmbench.analysis.formats import format_si
@@ -136,3 +136,13 @@ def spread(positions: np.ndarray, *, gap: float, low: float, high: float) -> np.
     steps = gap * np.arange(n)
     moved = isotonic_regression(np.asarray(positions, dtype=float) - steps).x
     return np.clip(moved, low, high - steps[-1]) + steps
+
+
+def measured_ticks(ax: Axes, ticks: Sequence[float], *, is_log: bool) -> None:
+    """Label the x axis where something was measured, and nowhere else; a log axis has base 2."""
+    if is_log:
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from lmbench.analysis import axes, chart, style
 from lmbench.analysis.against_panel import means_caption
@@ -84,7 +83,7 @@ def sweep_panel(
             ax.errorbar(x, line["mean"], **drawn, **bars)
             handles.append(Line2D([], [], **drawn, label=_line_name(by, name)))
         handles += _draw_levels(ax, runs, levels, metric)
-        _setting_axis(ax, sorted(set(points[setting])), is_log=setting != "alpha")
+        axes.measured_ticks(ax, sorted(set(points[setting])), is_log=setting != "alpha")
         ax.set_xlabel(AXES.get(setting, setting))
         ax.set_ylabel(f"{split} {METRICS.get(metric, metric)}")
         ax.margins(y=0.1)
@@ -208,12 +207,3 @@ def _draw_levels(ax: Axes, runs: pd.DataFrame, levels: Sequence[str], metric: st
         ax.axhline(float(np.mean(runs[metric][runs["label"] == label])), zorder=0.5, **look)
         handles.append(Line2D([], [], **look, label=label))
     return handles
-
-
-def _setting_axis(ax: Axes, ticks: list[float], *, is_log: bool) -> None:
-    if is_log:
-        ax.set_xscale("log", base=2)
-        ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.xaxis.set_major_locator(FixedLocator(ticks))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
