@@ -138,3 +138,14 @@ def test_a_baseline_without_a_model_is_refused() -> None:
     for name in ("a", "c"):
         with pytest.raises(ValueError, match=f"unknown baseline '{name}'; accepted: b"):
             wall_clock(variants, baseline=name, batch_sizes=(1,), length=8)
+
+
+def test_what_torchao_cannot_load_is_not_said_with_paths_of_the_machine(caplog):
+    import logging
+
+    from lmbench.measure.lowbit_kernels import without_notices
+
+    before = logging.getLogger("torchao").level
+    with without_notices():
+        logging.getLogger("torchao").warning("Failed to load a library")
+    assert caplog.text == "" and logging.getLogger("torchao").level == before

@@ -7,6 +7,7 @@ Legend: N rows of an input, C its width, F rows of a weight.
 """
 
 import importlib.util
+import logging
 import platform
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -221,10 +222,23 @@ def _device(model: nn.Module) -> torch.device:
 
 @contextmanager
 def without_notices() -> Iterator[None]:
-    """Inside, torch's notices that quantisation moves to torchao and sparse tensors are new stay unsaid."""
-    with warnings.catch_warnings():
-        for about in (".*torch.ao.quantization is deprecated", ".*Sparse CSR tensor", ".*semi.structured"):
-            warnings.filterwarnings("ignore", message=about)
-        for about in (".*quantized tensor creation functions", ".*PyTorch API of SparseSemiStructured"):
-            warnings.filterwarnings("ignore", message=about)
-        yield
+    """Inside, notices stay unsaid that quantisation moves to torchao and that sparse tensors are new.
+
+    So do torchao's own, that its libraries for other devices do not load: they hold paths of the machine.
+    """
+    said = logging.getLogger("torchao")
+    level = said.level
+    said.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for about in (
+                ".*torch.ao.quantization is deprecated",
+                ".*Sparse CSR tensor",
+                ".*semi.structured",
+            ):
+                warnings.filterwarnings("ignore", message=about)
+            for about in (".*quantized tensor creation functions", ".*PyTorch API of SparseSemiStructured"):
+                warnings.filterwarnings("ignore", message=about)
+            yield
+    finally:
+        said.setLevel(level)
