@@ -15,10 +15,10 @@ from lmbench.tasks.base import View, load_task
 from lmbench.tracking import CapabilityTracker
 from lmbench.training.capabilities import tracker_flops
 from lmbench.training.checkpoint import Checkpoint
+from lmbench.training.costs import run_flops
 from lmbench.training.execute import run_all
 from lmbench.training.levels import ladders, level_scores
 from lmbench.training.loop import check, train, train_group
-from lmbench.training.record import run_flops
 from lmbench.training.rescore import evaluate_run
 
 CPU = torch.device("cpu")

@@ -6,8 +6,8 @@ import torch
 from lmbench.config import discover, from_dict, kinds, make
 from lmbench.layers.widths import Widths
 from lmbench.measure.flops import parameters
-from lmbench.methods.base import Equipment, in_force
 from lmbench.methods.constrain import Constrain
+from lmbench.methods.equipment import Equipment, in_force
 from lmbench.methods.narrowing import deployed, sizes_of, sliced_config
 from lmbench.models.base import seeded
 from lmbench.store import Store

@@ -14,10 +14,10 @@ from lmbench.measure.flops import ledger, mean_step_flops, parameters, train_flo
 from lmbench.measure.score import summed_loss
 from lmbench.models.base import seeded
 from lmbench.models.depth_recurrent import DepthRecurrent
+from lmbench.training.costs import run_flops
 from lmbench.training.execute import fit_model
 from lmbench.training.loop import train
 from lmbench.training.program import Program
-from lmbench.training.record import run_flops
 from lmbench.training.replicas import Replicas
 from tests.test_model_contracts import SIZES, double, extended, moved, set_keys, tokens
 

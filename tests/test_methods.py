@@ -12,7 +12,8 @@ from torch.nn.utils import parametrize
 from lmbench import config
 from lmbench.config import make
 from lmbench.measure.score import summed_loss
-from lmbench.methods.base import Attached, Equipment, Method, Objective, equipped, in_force, trained_name
+from lmbench.methods.base import Attached, Method, Objective
+from lmbench.methods.equipment import Equipment, equipped, in_force, trained_name
 from lmbench.models.base import seeded
 from lmbench.store import Store
 from lmbench.training.checkpoint import Checkpoint

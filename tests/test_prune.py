@@ -19,7 +19,7 @@ from lmbench.layers.masks import (
     unit_mask,
     unit_scores,
 )
-from lmbench.methods.base import Equipment, effective
+from lmbench.methods.equipment import Equipment, effective
 from lmbench.methods.parts import parts_of
 from lmbench.models.base import seeded
 from lmbench.store import Store

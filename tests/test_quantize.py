@@ -9,7 +9,7 @@ from torch.func import functional_call, vmap
 from lmbench.config import discover, kinds, make
 from lmbench.layers.quantizer_activations import LiteralFeedForward
 from lmbench.measure.artifact import Coding, pack, unpack
-from lmbench.methods.base import Equipment, effective, equipped, trained_name
+from lmbench.methods.equipment import Equipment, effective, equipped, trained_name
 from lmbench.methods.parts import matrices, parts_of
 from lmbench.models.base import seeded
 from lmbench.store import Store

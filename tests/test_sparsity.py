@@ -4,7 +4,7 @@ import pytest
 
 from lmbench.config import make
 from lmbench.measure.sparsity import densities, nonzero_flops, stored_bits
-from lmbench.methods.base import Equipment
+from lmbench.methods.equipment import Equipment
 
 SIZES = {"vocab_size": 11, "seq_len": 8, "d_model": 16, "n_head": 2, "n_layer": 1, "d_ff": 24}
 

@@ -6,10 +6,10 @@ import torch
 from lmbench.config import make
 from lmbench.models.base import stage_starts
 from lmbench.store import Store
+from lmbench.training.costs import run_flops
 from lmbench.training.execute import run_all
 from lmbench.training.loop import train
 from lmbench.training.program import Program
-from lmbench.training.record import run_flops
 from tests.test_groups import tiny_run
 
 CPU = torch.device("cpu")

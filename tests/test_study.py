@@ -13,9 +13,9 @@ from lmbench.records import flatten
 from lmbench.store import Store
 from lmbench.training import tune as tuning_module
 from lmbench.training.arms import arm_plan, longer_arms, plan_arms
+from lmbench.training.costs import run_flops
 from lmbench.training.execute import fit_model, run_all
 from lmbench.training.plan import distinct_labels, plan, plan_table
-from lmbench.training.record import run_flops
 from lmbench.training.tune import TUNING_SEED, fresh, tune
 from tests.corpora import write_corpus
 

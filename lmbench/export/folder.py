@@ -20,7 +20,7 @@ import torch
 
 from lmbench.config import unknown
 from lmbench.export.tokenizer import START, check_equal, library_tokenizer
-from lmbench.methods.base import in_force
+from lmbench.methods.equipment import in_force
 from lmbench.models.huggingface.library import library, without_bars
 from lmbench.store import Store
 from lmbench.tasks.base import load_task

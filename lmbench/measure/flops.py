@@ -21,7 +21,7 @@ from torch import nn
 from lmbench.layers.cost import Term
 from lmbench.layers.fused import flop_formulas
 from lmbench.layers.shape import Readout
-from lmbench.models.base import LanguageModel, ModelConfig, seeded
+from lmbench.models.base import ModelConfig, on_meta, seeded
 
 BACKWARD_PER_FORWARD = 2
 ADAM_FLOPS_PER_PARAMETER = 14
@@ -169,12 +169,6 @@ def parameters(config: ModelConfig) -> Parameters:
         vectors=sum(p.numel() for p in model.parameters() if p.dim() < 2),
         inactive=config.inactive_parameters(),
     )
-
-
-def on_meta(config: ModelConfig) -> LanguageModel:
-    """The module without memory or values, for what can be counted; random numbers are left alone."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return config.build()
 
 
 # ------------------------------------------------------------------ torch's counter

@@ -17,8 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmbench.layers.fused import flop_formulas
-from lmbench.measure.flops import on_meta
-from lmbench.models.base import LanguageModel, ModelConfig, State
+from lmbench.models.base import LanguageModel, ModelConfig, State, on_meta
 
 _BY_OUTPUT = ("add", "sub", "rsub", "mul", "div", "addcmul", "lerp")
 _BY_INPUT = ("sum", "mean", "cumsum")

@@ -18,8 +18,8 @@ from lmbench.layers.controllers import LayerScales
 from lmbench.layers.integrator import integrator_terms, make_controller
 from lmbench.layers.integrator_shape import IntegratorShape
 from lmbench.layers.integrator_sizes import VOCAB_SIZE
-from lmbench.measure.flops import on_meta, parameters
-from lmbench.models.base import ModelConfig
+from lmbench.measure.flops import parameters
+from lmbench.models.base import ModelConfig, on_meta
 
 WIDTH, LAYERS = 2048, 24
 _EXAMPLE = {"vocab_size": VOCAB_SIZE, "d_model": WIDTH, "n_layer": LAYERS, "n_head": 16, "d_ff": 4 * WIDTH}

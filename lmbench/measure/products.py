@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_iter
 
 from lmbench.layers.fused import flop_formulas
 from lmbench.layers.shape import Readout
-from lmbench.models.base import ModelConfig
+from lmbench.models.base import ModelConfig, on_meta
 
 SCORES = "aten::baddbmm"
 
@@ -105,9 +105,8 @@ def flops_by_weight(config: ModelConfig, *, readout: Readout) -> dict[str, int]:
 
 def _watched(config: ModelConfig, readout: Readout) -> tuple[nn.Module, _ProductMode]:
     """A model on the meta device, and what was seen of one pass of it."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        model = config.build().eval()
-        tokens_BT = torch.zeros(1, config.seq_len, dtype=torch.long)
+    model = on_meta(config).eval()
+    tokens_BT = torch.zeros(1, config.seq_len, dtype=torch.long, device="meta")
     weights = {_memory(p): name for name, p in model.named_parameters() if p.dim() > 1}
     with _ProductMode(weights) as mode:
         model(tokens_BT, readout=readout)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from lmbench.config import unknown
 from lmbench.layers.quantizer_grids import TERNARY
-from lmbench.methods.base import Equipment, effective
+from lmbench.methods.equipment import Equipment, effective
 from lmbench.methods.installed import masks_on
 from lmbench.methods.parts import matrices
 

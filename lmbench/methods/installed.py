@@ -14,7 +14,7 @@ from lmbench.layers.masks import Mask
 from lmbench.layers.quantizer import Rows
 from lmbench.methods.base import Method
 from lmbench.methods.parts import Part, parts_of
-from lmbench.models.base import LanguageModel, ModelConfig
+from lmbench.models.base import LanguageModel
 
 
 def by_weight(parts: Sequence[Part]) -> dict[str, list[Part]]:
@@ -83,12 +83,6 @@ def refuse_overlap(methods: Sequence[Method], model: LanguageModel) -> None:
 
 def _meet(one: tuple[int, int], other: tuple[int, int]) -> bool:
     return one[0] < other[1] and other[0] < one[1]
-
-
-def blank(config: ModelConfig) -> LanguageModel:
-    """A model without numbers, to look for parts in."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return config.build()
 
 
 def masks_on(model: LanguageModel, name: str) -> tuple[tuple[str, tuple[int, int] | None], ...]:

@@ -21,10 +21,10 @@ from lmbench.config import Config
 from lmbench.curves.primitives import Cubic
 from lmbench.layers.masks import Shadow
 from lmbench.methods.base import Attached, Method
-from lmbench.methods.installed import blank, refuse_overlap
+from lmbench.methods.installed import refuse_overlap
 from lmbench.methods.parts import PartNames, parts_of
 from lmbench.methods.pruned import Pruned, Structure, sites_of
-from lmbench.models.base import LanguageModel, ModelConfig
+from lmbench.models.base import LanguageModel, ModelConfig, on_meta
 
 
 class Prune(Method):
@@ -94,7 +94,7 @@ class Prune(Method):
 
     def check(self, run: Config) -> None:
         """See `Method.check`."""
-        model = blank(run.model)
+        model = on_meta(run.model)
         refuse_overlap([one for one in run.methods if isinstance(one, Prune) and one.density < 1], model)
         sites_of(model, parts_of(model, self.parts), structure=self.structure)
 

@@ -18,10 +18,10 @@ from lmbench.config import Config
 from lmbench.layers.gptq import DAMP
 from lmbench.layers.quantizer_grids import FULL, Granularity, check_bits
 from lmbench.methods.base import Attached, Coded, Method
-from lmbench.methods.installed import blank, by_weight, refuse_overlap
+from lmbench.methods.installed import by_weight, refuse_overlap
 from lmbench.methods.parts import PartNames, parts_of
 from lmbench.methods.quantized import Quantized, add_switch, plain_feedforwards, round_activations
-from lmbench.models.base import LanguageModel, ModelConfig
+from lmbench.models.base import LanguageModel, ModelConfig, on_meta
 
 
 class Quantize(Method):
@@ -102,7 +102,7 @@ class Quantize(Method):
                 f"quantize.post = {self.post!r} rounds weights after training, so it stands in the methods "
                 f"of an Evaluation (evaluate_run(..., methods=...)), not of a Run; accepted here: None"
             )
-        model = blank(run.model)
+        model = on_meta(run.model)
         refuse_overlap([one for one in run.methods if isinstance(one, Quantize) and one.bits != FULL], model)
         parts = parts_of(model, self.parts)
         if self.literal:
@@ -133,7 +133,7 @@ class Quantize(Method):
         """
         if self.bits == FULL:
             return {}
-        model, found = blank(config), {}
+        model, found = on_meta(config), {}
         for name, parts in by_weight(parts_of(model, self.parts)).items():
             height = model.get_parameter(name).shape[0]
             spans = [part.rows or (0, height) for part in parts]

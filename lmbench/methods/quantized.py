@@ -20,7 +20,8 @@ from lmbench.layers.quantizer_activations import ActivationQuantizer, LiteralFee
 from lmbench.layers.quantizer_grids import FULL, Blocks, Grid, best_scale, found_scale
 from lmbench.layers.recurrence import BlockDiagonal
 from lmbench.layers.window import WindowLinear
-from lmbench.methods.base import Attached, Method, effective, trained_name
+from lmbench.methods.base import Attached, Method
+from lmbench.methods.equipment import effective, trained_name
 from lmbench.methods.installed import install, masked, masks_on, rows_of
 from lmbench.methods.parts import Part, is_conv1d
 from lmbench.methods.seen import hessians

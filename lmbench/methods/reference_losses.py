@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmbench.data.splits import sliding_windows
-from lmbench.methods.base import equipped, in_force
+from lmbench.methods.equipment import equipped, in_force
 from lmbench.run import Dense, Run
 from lmbench.tasks.base import IGNORE, View
 from lmbench.tasks.text import TextData

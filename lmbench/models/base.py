@@ -140,3 +140,9 @@ def seeded(config: ModelConfig, *, init_seed: int) -> LanguageModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(init_seed)
         return config.build()
+
+
+def on_meta(config: ModelConfig) -> LanguageModel:
+    """The module without memory or values, for what can be counted; random numbers are left alone."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return config.build()

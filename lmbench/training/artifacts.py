@@ -16,16 +16,18 @@ from lmbench.config import Config
 from lmbench.measure.artifact import Coding, Packed, pack, predicted_bytes, tokenizer_bytes, unpack
 from lmbench.measure.products import flops_by_weight
 from lmbench.measure.score import evaluate
-from lmbench.methods.base import Method, equipped, exported, in_force
+from lmbench.methods.base import Method
+from lmbench.methods.equipment import equipped, exported, in_force
 from lmbench.probes import Artifact
 from lmbench.records import ROW_COLUMNS, Records, no_items, write_atomically
 from lmbench.run import Run
 from lmbench.store import Store
 from lmbench.tasks.base import View, load_task
 from lmbench.tasks.text import TextData
+from lmbench.training.costs import readout_of
 from lmbench.training.environment import environment
 from lmbench.training.execute import resolve_device
-from lmbench.training.record import describe, readout_of
+from lmbench.training.record import describe
 from lmbench.training.rescore import Loaded, load_run
 
 FILE = "model.lmb"

@@ -21,7 +21,7 @@ from lmbench.measure.bound_losses import Documents, Smoothed, Subsample, Tokens,
 from lmbench.measure.bound_samples import FRESH_DOCUMENTS, TRAIN, risks, samples
 from lmbench.measure.bounds import beside, held_out, occam
 from lmbench.measure.bounds_seed import seed_literal
-from lmbench.methods.base import equipped
+from lmbench.methods.equipment import equipped
 from lmbench.probes import Artifact, FileRisk
 from lmbench.records import Records
 from lmbench.run import Run

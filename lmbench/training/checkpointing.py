@@ -14,9 +14,9 @@ from lmbench.measure.flops import ledger
 from lmbench.probes import Activations
 from lmbench.records import Records
 from lmbench.run import Run
+from lmbench.training.costs import readout_of
 from lmbench.training.execute import resolve_device
 from lmbench.training.measured import measured_rows
-from lmbench.training.record import readout_of
 from lmbench.training.speed import seconds_per_step
 
 MODES = ("none", "step", "stack", "block")

@@ -14,8 +14,8 @@ import torch
 from lmbench.config import digest_of
 from lmbench.run import Run
 from lmbench.training.capture import free_memory
+from lmbench.training.costs import run_flops
 from lmbench.training.program import Program
-from lmbench.training.record import run_flops
 
 LARGEST = 64  # replicas: more gain nothing on the devices measured, and delay the first result
 USED = 0.85  # share of the free memory that a group may fill; the rest is for evaluation batches

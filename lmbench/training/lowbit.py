@@ -16,7 +16,8 @@ from lmbench.config import build
 from lmbench.measure.latency import check_grid
 from lmbench.measure.lowbit import Arithmetic, arithmetic, convert, wall_clock
 from lmbench.measure.lowbit_kernels import FORMS
-from lmbench.methods.base import Method, equipped, exported
+from lmbench.methods.base import Method
+from lmbench.methods.equipment import equipped, exported
 from lmbench.models.base import LanguageModel
 from lmbench.probes import LowBit
 from lmbench.records import Records

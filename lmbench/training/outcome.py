@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lmbench.config import Config
 from lmbench.measure.score import tokens_per_second
-from lmbench.methods.base import equipped, in_force
+from lmbench.methods.equipment import equipped, in_force
 from lmbench.run import Evaluation, Run
 from lmbench.tasks.base import load_task
 from lmbench.training.capabilities import tracked_task

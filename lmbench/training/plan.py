@@ -20,8 +20,8 @@ from lmbench.records import Records, flatten
 from lmbench.run import Run
 from lmbench.tasks.base import TaskConfig
 from lmbench.training.capabilities import tracker_flops
+from lmbench.training.costs import mean_flops, n_sequences, run_flops
 from lmbench.training.execute import fit_model, resolve_device
-from lmbench.training.record import mean_flops, n_sequences, run_flops
 from lmbench.training.speed import seconds_per_step
 
 EQUAL = ("flops", "tokens", "parameters", "flops_per_token", "bytes", "seconds", "epochs")

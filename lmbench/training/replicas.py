@@ -19,7 +19,8 @@ from torch.func import functional_call, vmap
 
 from lmbench.layers.dropout import dropout_sites
 from lmbench.measure.score import readout_of, summed_loss
-from lmbench.methods.base import Equipment, Method, Objective, trained_name
+from lmbench.methods.base import Method, Objective
+from lmbench.methods.equipment import Equipment, trained_name
 from lmbench.models.base import ModelConfig, Output
 from lmbench.tasks.base import Batch
 from lmbench.training.layout import Layout

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from lmbench.config import Config, from_dict
 from lmbench.measure.score import evaluate, mean_effort
-from lmbench.methods.base import Method, equipped, in_force
+from lmbench.methods.base import Method
+from lmbench.methods.equipment import equipped, in_force
 from lmbench.models.base import LanguageModel, ModelConfig, seeded
 from lmbench.records import Records
 from lmbench.run import Evaluation, Run

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lmbench.config import Config
 from lmbench.measure.score import readout_of, true_float32
-from lmbench.methods.base import Equipment, in_force
+from lmbench.methods.equipment import Equipment, in_force
 from lmbench.models.base import LanguageModel, seeded
 from lmbench.run import Run
 from lmbench.tasks.base import Batch, Stream, TaskData, View

@@ -10,8 +10,8 @@ import pandas as pd
 
 from lmbench.config import from_dict
 from lmbench.measure.flops import parameters
-from lmbench.methods.base import in_force
 from lmbench.methods.constrain import Constrain
+from lmbench.methods.equipment import in_force
 from lmbench.methods.narrowing import sliced_config
 from lmbench.models.base import ModelConfig
 from lmbench.records import Records
