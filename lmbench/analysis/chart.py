@@ -77,6 +77,8 @@ def finish(fig: Chart, *, caption: str, alt: str) -> Chart:
         )  # fmt: skip
     fig.draw_without_rendering()
     fig.set_layout_engine("none")
+    for ax in fig.axes:  # the solver's last digits depend on where its objects lie in memory
+        ax.set_position([round(value, 6) for value in ax.get_position().bounds])
     for axis in (axis for ax in fig.axes for axis in (ax.xaxis, ax.yaxis)):
         # How many ticks there are would otherwise depend on the settings at the time of drawing.
         axis.set_major_locator(FixedLocator(axis.get_majorticklocs()))
