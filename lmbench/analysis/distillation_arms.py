@@ -12,6 +12,7 @@ import pandas as pd
 
 TEACHER, HARD, NONE, SMALL = "teacher", "hard", "none", "dense small"
 LONGER = "hard longer"  # hard labels with the FLOPs that a distilled student and its teacher's passes take
+FEWEST, EQUAL_BYTES = "bits=2 qat", "equal bytes"  # such as `equal bytes bits=8`, in a file as large as of 2
 FACTORS = ("Q", "P", "KD", "ENT")
 FACTOR_NAMES = {"Q": "quantising", "P": "pruning", "KD": "distilling", "ENT": "rewarding entropy"}
 V1, V1_CORRECTED, V2, V2_CORRECTED = "V1 literal", "V1 corrected", "V2 literal", "V2 corrected"

@@ -48,7 +48,8 @@ class Evidence:
     tasks: pd.DataFrame | None = None
     """label, task, init_seed, accuracy; the teacher is one of the labels."""
     formulas: pd.DataFrame | None = None
-    """number, arm, as_published (NaN where it cannot be evaluated), corrected, counted."""
+    """From `measure.distillation_laws`: number, quantity, reading, varied, value, shape, first and second
+    (terms as published), corrected, counted."""
     coverage: pd.DataFrame | None = None
     """form ("seed" or "occam"), violations, draws, rate, low, high, delta."""
     regret: Estimate | None = None

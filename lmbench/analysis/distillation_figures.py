@@ -32,6 +32,7 @@ METHODS = {
     "ptq mse": style.Look("#029e73", "^", (0, (6, 2, 1.5, 2))),
     "gptq": style.Look("#d55e00", "D", (0, (1.5, 1.5))),
     "ptq": style.Look("#ca9161", "v", (0, (5, 2))),
+    "equal bytes": style.Look("#cc78bc", "P", (0, (3, 1.5))),
 }
 """Of each way to quantise; others take a place by their name."""
 _ORDERED = ("#222222", "#0173b2", "#56b4e9", "#de8f05", "#ca9161", "#d55e00", "#cc78bc")

@@ -128,6 +128,7 @@ def assembled(
     names: Mapping[str, str] | None = None,
     agreement: pd.DataFrame | None = None,
     speeds: pd.DataFrame | None = None,
+    formulas: pd.DataFrame | None = None,
     metric: str = "bits_per_byte",
 ) -> Evidence:
     """All that claims are judged by.
@@ -141,7 +142,7 @@ def assembled(
         bounds: from `training.bounds.run_bounds`; chosen by them and by validation, arms have a regret.
         coverage: of forms of the bound, from `measure.bounds_coverage`.
         names: from `second_names`.
-        agreement, speeds, metric: as in `Evidence`.
+        agreement, speeds, formulas, metric: as in `Evidence`.
 
     Raises:
         ValueError: several runs of the teacher.
@@ -161,7 +162,7 @@ def assembled(
     return Evidence(
         runs=every, artifacts=also_named(files, names or {}), regret=regret,
         coverage=_coverage(coverage or {}), agreement=agreement,
-        speeds=None if speeds is None else also_named(speeds, names or {}), metric=metric,
+        speeds=None if speeds is None else also_named(speeds, names or {}), formulas=formulas, metric=metric,
     )  # fmt: skip
 
 

@@ -36,7 +36,7 @@ from lmbench.analysis.distillation_evidence import (
 from lmbench.analysis.distillation_registry import words_of
 from lmbench.analysis.equivalence import MARGIN, equivalences, ratio_in_words
 from lmbench.analysis.intervals import holm
-from lmbench.analysis.replication import ALPHA, Replication, judge_direction, judge_ratio
+from lmbench.analysis.replication import ALPHA, Replication, Verdict, judge_ratio
 from lmbench.analysis.replication import ratio_in_words as times_in_words
 
 EIGHT_BITS = (
@@ -132,22 +132,37 @@ def eight_bits(e: Evidence, *, margin: float = MARGIN) -> Replication:
 
 
 def sparsity(e: Evidence) -> Replication:
-    """B5."""
-    claim = words_of("B5")
-    found = ratio_to_hard(e.runs, arms=("density=0.1", "P"), factor="P", value=e.metric)
-    arms = sparse_arms(e.runs)
-    if found is None or not arms:
+    """B5: little is lost, and a small dense net of as many weights, trained alike, has not learned more."""
+    claim, only_pruned = words_of("B5"), ("density=0.1", "P")
+    found = ratio_to_hard(e.runs, arms=only_pruned, factor="P", value=e.metric)
+    if found is None or not sparse_arms(e.runs):
         return missing(claim, f"no arm of 10% density beside {HARD}")
-    (loss, what), arm = found, arms[0]
+    loss, what = found
     said = f"{what} {share_in_words(loss.value - 1, loss.low - 1, loss.high - 1, loss.n)} in {e.unit}"
     verdict = "REP" if loss.high <= 1 + FEW else "NOT" if loss.low > 1 + FEW else "INC"
-    if not e.has(SMALL):
+    arm = first_of(only_pruned, list(e.runs["label"]))
+    if not e.has(SMALL) or arm is None:
+        lacking = "the dense net of as many weights" if arm else "an arm that is pruned and nothing else"
         verdict = "NOT" if verdict == "NOT" else "INC"
-        return judged(claim, verdict, f"{said}; the dense net of as many weights, which decides, was not run")
-    row = pair(e, arm, SMALL)
-    control = judge_direction(-row.high, -row.low, p_adjusted=row.p_holm)
-    said += f"; {arm} against a dense net of as many weights {in_words(row, e.unit)}"
+        return judged(claim, verdict, f"{said}; {lacking}, which decides, was not run")
+    row = equivalences(e.runs, [(arm, SMALL)], metric=e.metric).iloc[0].to_dict()
+    control, shown = _control(row)
+    said += f"; {arm} against a dense net of as many weights {ratio_in_words(row)}: {shown}"
     return judged(claim, weakest([verdict, control]), said)
+
+
+def _control(row: dict) -> tuple[Verdict, str]:
+    """Whether the sparse net is no worse than the small dense one, and what that says of sparsity."""
+    edge = 1 + row["margin"]
+    if row["decided"] == "lower":
+        return "REP", "the sparse one is better"
+    if row["decided"] == "equal":
+        return "REP", "the small dense one does as well"
+    if row["high"] < edge:
+        return "REP", "the sparse one is no worse, and whether it is better is not decided"
+    if row["low"] > edge:
+        return "NOT", "the small dense one is better"
+    return "INC", "which is better is not decided"
 
 
 def sparse_arms(runs: pd.DataFrame) -> list[str]:

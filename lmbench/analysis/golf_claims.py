@@ -4,11 +4,11 @@ The first is arithmetic; the others need sweeps of bits, arms of equal bytes, an
 """
 
 from lmbench.analysis.compression import log_ratio
-from lmbench.analysis.distillation_arms import HARD, settings_of
-from lmbench.analysis.distillation_evidence import Evidence, judged, missing, share_in_words
+from lmbench.analysis.distillation_arms import EQUAL_BYTES, FEWEST, HARD, settings_of
+from lmbench.analysis.distillation_evidence import Evidence, judged, missing, share_in_words, weakest
 from lmbench.analysis.distillation_registry import words_of
-from lmbench.analysis.intervals import Estimate
-from lmbench.analysis.replication import Replication, judge_band
+from lmbench.analysis.intervals import Estimate, holm
+from lmbench.analysis.replication import ALPHA, Replication, judge_band
 
 BUDGET = 16_000_000  # bytes, decimal
 FITTING = {2: 32e6, 3: 21e6, 4: 16e6}  # parameters said to fit by their bits
@@ -47,20 +47,33 @@ def two_bits(e: Evidence) -> list[Replication]:
 
 
 def equal_bytes(e: Evidence, *, tolerance: float = 0.1) -> Replication:
-    """P8: with equal bytes, a large net of 2 bits against a small one of more."""
-    claim = words_of("P8")
-    arms = [arm for arm in dict.fromkeys(e.runs["label"]) if arm.startswith("equal bytes ")]
-    if e.artifacts is None or len(arms) < 2:
+    """P8: the student of 2 bits against narrower ones of more bits that fill the same file.
+
+    It has to be better than each of them, and one that is better refutes it, by p values that Holm
+    corrects. Of files that came out unequal by more than the tolerance, a better net in the smaller
+    one still decides.
+    """
+    claim, labels = words_of("P8"), list(dict.fromkeys(e.runs["label"]))
+    others = [label for label in labels if label.startswith(f"{EQUAL_BYTES} ")]
+    if e.artifacts is None or not others or not e.has(FEWEST):
         return missing(claim, "no nets of different width were packed to equal bytes")
     files = e.artifacts.groupby("label")["bytes"].mean()
-    losses = {arm: float(e.runs.loc[e.runs["label"] == arm, e.metric].mean()) for arm in arms}
-    if files[arms].max() > files[arms].min() * (1 + tolerance):
-        return missing(claim, f"the files of {' and '.join(arms)} are not of equal size")
-    fewest, *others = sorted(arms, key=lambda arm: float(settings_of(arm).get("bits", 32)))
-    best = min(others, key=losses.__getitem__)
-    loss = log_ratio(e.runs, fewest, best, value=e.metric)
-    verdict = "REP" if loss.high < 1 else "NOT" if loss.low > 1 else "INC"
-    return judged(claim, verdict, f"{fewest} against {best} {_share(loss)} in {e.unit}")
+    losses = [log_ratio(e.runs, FEWEST, other, value=e.metric) for other in others]
+    verdicts, told = [], []
+    for other, loss, p in zip(others, losses, holm([loss.p for loss in losses]), strict=True):
+        times = float(files[FEWEST] / files[other])
+        side = -1 if loss.high < 1 else int(loss.low > 1 and p < ALPHA)
+        # Unequal files decide nothing where the better net has the larger one.
+        is_fair = max(times, 1 / times) <= 1 + tolerance or side * (times - 1) > 0
+        verdicts.append({-1: "REP", 0: "INC", 1: "NOT"}[side if is_fair else 0])
+        note = "" if is_fair else ", which is too far apart to decide"
+        told.append(f"against {other} {_share(loss)}, its file {_percent(times)} in bytes{note}")
+    said = f"{FEWEST} in {e.unit} {'; '.join(told)}"
+    if "train_flops" in e.runs:
+        flops = e.runs.groupby("label")["train_flops"].mean()
+        most = float((flops[FEWEST] / flops[others]).max())
+        said += f"; trained with up to {most:.3g} times their FLOPs in as many steps"
+    return judged(claim, weakest(verdicts), said)
 
 
 def large_teacher(e: Evidence) -> Replication:
@@ -78,6 +91,10 @@ def large_teacher(e: Evidence) -> Replication:
 def _is(arm: str, *, bits: int, methods: tuple[str, ...]) -> bool:
     settings = settings_of(arm)
     return settings.get("bits") == bits and str(settings.get("method", "")).startswith(methods)
+
+
+def _percent(ratio: float) -> str:
+    return f"{ratio - 1:+.1%}".replace("-", "−")
 
 
 def _share(loss: Estimate) -> str:

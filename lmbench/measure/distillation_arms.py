@@ -3,7 +3,9 @@
 The four factors are Q (quantised weights and activations), P (pruned weights), KD (a teacher beside
 the targets) and ENT (entropy of the student rewarded); an arm is named by those that it has,
 "hard" by none. Every arm trains the same student on the same batches for as many steps, so
-that what the teacher costs is the only difference in compute, and it is counted.
+that what the teacher costs is the only difference in compute, and it is counted. Two sorts of arms are
+other models, and controls: "dense small" has as many parameters as the pruned student has weights left, and
+"equal bytes bits=8" fills with 8 bits the file that the student fills with 2.
 """
 
 import itertools
@@ -11,14 +13,25 @@ from collections.abc import Sequence
 from typing import Any
 
 from lmbench.config import make, unknown
+from lmbench.layers.masks import kept
 from lmbench.measure.arms import Arm
+from lmbench.measure.budget import equal_parameters
+from lmbench.measure.equal_bytes import equal_bytes
+from lmbench.measure.flops import parameters
 from lmbench.methods.base import Method
-from lmbench.models.base import ModelConfig
+from lmbench.methods.installed import rows_of
+from lmbench.methods.parts import parts_of
+from lmbench.methods.prune import Prune
+from lmbench.models.base import ModelConfig, on_meta
 from lmbench.run import Run
 
 FACTORS = ("Q", "P", "KD", "ENT")
 HARD = "hard"
 JOINT = "Q+P"
+SMALL = "dense small"
+SMALL_MISS = 0.05  # relative; a control further off in parameters would decide by its size
+EQUAL_BYTES = "equal bytes"
+MORE_BITS = (3, 4, 5, 6, 8)  # than the 2 whose file is filled
 # One after the other within one training; both at once is the cell JOINT.
 ORDERS = {
     "prune then quantize": ({"start": 0.1, "finish": 0.4}, {"start": 0.5}),
@@ -64,11 +77,12 @@ def distillation_arms(
         student: with the vocabulary of the teacher's task.
         teacher: the run that students learn from.
         names: cells such as "hard", "Q+P" or "Q+P+KD+ENT"; those of `ORDERS` and `PUBLISHED`;
-            "bits=4 qat", "density=0.25", "tau=4 alpha=0.5".
+            "bits=4 qat", "density=0.25", "tau=4 alpha=0.5"; "dense small", the control of the cell P;
+            "equal bytes bits=8", that of "bits=2 qat".
         bits, activations, density, a, tau, entropy, scheme: of the factors where they are on.
 
     Raises:
-        ValueError: an unknown arm.
+        ValueError: an unknown arm, or as `dense_small` and `equal_bytes`.
     """
     factors = {
         "Q": ("quantize", {"bits": bits, "activations": activations, "scheme": scheme}),
@@ -77,6 +91,10 @@ def distillation_arms(
     }
 
     def methods(name: str) -> tuple[Method, ...]:
+        if name == SMALL:
+            return ()
+        if name.startswith(EQUAL_BYTES):
+            return (make("method", "quantize", bits=_bits(name), scheme=scheme),)
         if name in PUBLISHED:
             return tuple(_made(kind, fields, teacher) for kind, fields in PUBLISHED[name])
         if name in ORDERS:
@@ -90,7 +108,42 @@ def distillation_arms(
             return _swept(name, factors, teacher)
         return _cell(name, factors, entropy)
 
-    return {name: Arm(student, methods(name)) for name in names}
+    def model(name: str) -> ModelConfig:
+        if name == SMALL:
+            return dense_small(student, density=density)
+        return equal_bytes(student, bits=_bits(name)) if name.startswith(EQUAL_BYTES) else student
+
+    return {name: Arm(model(name), methods(name)) for name in names}
+
+
+def dense_small(student: ModelConfig, *, density: float) -> ModelConfig:
+    """The dense net of the student's family and depth with as many parameters as a pruned student has left.
+
+    Raises:
+        ValueError: as `equal_parameters`, or none within `SMALL_MISS`.
+    """
+    target = nonzero_parameters(student, make("method", "prune", density=density))
+    match = equal_parameters(student, target=target)
+    if abs(match.miss) > SMALL_MISS:
+        raise ValueError(
+            f"{SMALL!r} needs {target:,} parameters, and the nearest {student.name} has "
+            f"{parameters(match.config).total:,}; accepted: within {SMALL_MISS:.0%}, as wider students have"
+        )
+    return match.config
+
+
+def _bits(name: str) -> float:
+    known = {f"{EQUAL_BYTES} bits={bits}": float(bits) for bits in MORE_BITS}
+    if name not in known:
+        raise ValueError(unknown("arm of equal bytes", name, known))
+    return known[name]
+
+
+def nonzero_parameters(model: ModelConfig, pruning: Prune) -> int:
+    """Parameters that are left when each tensor has been cut to its share; vectors and tables count too."""
+    bare = on_meta(model)
+    sizes = [rows_of(bare.get_parameter(part.weight), part).numel() for part in parts_of(bare, pruning.parts)]
+    return parameters(model).total - sum(size - kept(pruning.density, size) for size in sizes)
 
 
 def _made(kind: str, fields: dict[str, Any], teacher: Run) -> Method:
@@ -103,7 +156,7 @@ def _cell(name: str, factors: dict[str, tuple[str, dict[str, Any]]], entropy: fl
     for factor in has:
         if factor not in FACTORS:
             raise ValueError(
-                unknown("arm of the distillation experiment", name, [*cells(half=False), *PUBLISHED])
+                unknown("arm of the distillation experiment", name, [*cells(half=False), *PUBLISHED, SMALL])
             )
     made = [make("method", factors[one][0], **factors[one][1]) for one in ("P", "Q") if one in has]
     if "KD" in has:
