@@ -1,5 +1,6 @@
 """Ranks under two budgets: what changes places, and what is more than noise."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -100,3 +101,16 @@ def test_many_pairs_are_reduced_to_those_of_the_best() -> None:
     assert with_the_best(table, most=3) is table
     few = with_the_best(table, most=2)
     assert [tuple(row) for row in few[["a", "b"]].to_numpy()] == [("one", "two"), ("one", "three")]
+
+
+def test_an_interval_that_would_squeeze_all_others_is_cut_off_and_the_caption_says_so() -> None:
+    wide = BOTH["parameters"].copy()
+    label = wide["label"].iloc[0]
+    wide.loc[wide["label"] == label, "bits_per_byte"] += 40 * np.arange((wide["label"] == label).sum())
+    figure = rank_panel(BOTH | {"parameters": wide}, metric="bits_per_byte")
+    low, high = figure.axes[0].get_xlim()
+    means = wide.groupby("label")["bits_per_byte"].mean()
+    spread = wide.groupby("label")["bits_per_byte"].std().max()
+    assert low <= means.min() and means.max() <= high < means.max() + spread
+    assert "Arrows: the interval goes on." in figure.caption
+    assert "Arrows" not in rank_panel(BOTH, metric="bits_per_byte").caption

@@ -15,6 +15,8 @@ from lmbench.analysis import style
 from lmbench.analysis.formats import format_si
 
 ERROR_BAR = {"capsize": 2.0, "capthick": 0.8, "elinewidth": 0.8}
+FAR = 0.2
+"""Of the range of means, beyond which intervals are cut off."""
 
 
 def log_axis(ax: Axes, values: pd.Series, *, is_power: bool = False, max_labels: int = 5) -> None:
@@ -68,6 +70,33 @@ def value_range(points: pd.DataFrame, *values: pd.Series) -> dict[str, float]:
 
 
 # ------------------------------------------------------------------ reference lines
+
+
+def limits_of_means(means: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> tuple[float, float]:
+    """Limits of an axis of means whose widest intervals are cut off: they would squeeze all else.
+
+    An interval is held as far as `FAR` of the means' range beyond them; `goes_on` marks the others.
+    """
+    means = means[np.isfinite(means)]
+    room = FAR * max(float(np.ptp(means)), 1e-9)
+    low, high = float(means.min()) - room, float(means.max()) + room
+    ends = np.concatenate([means, lows[lows >= low], highs[highs <= high]])
+    margin = 0.05 * max(float(np.ptp(ends)), 1e-9)
+    low = low if (lows < low).any() else float(ends.min()) - margin
+    return low, high if (highs > high).any() else float(ends.max()) + margin
+
+
+def goes_on(ax: Axes, place: float, *, low: float, high: float, color: str) -> bool:
+    """Arrows at the edges of a horizontal axis that an interval passes; whether it passes one."""
+    left, right = ax.get_xlim()
+    passed = [
+        (edge, arrow)
+        for edge, arrow, is_past in ((left, "<", low < left), (right, ">", high > right))
+        if is_past
+    ]
+    for edge, arrow in passed:
+        ax.plot(edge, place, marker=arrow, ms=3.5, color=color, linestyle="", clip_on=False)
+    return bool(passed)
 
 
 def show_references(

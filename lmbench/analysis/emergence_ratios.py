@@ -130,9 +130,7 @@ def _draw_row(ax: Axes, place: int, row: dict[str, Any], drawn: Drawn, look: sty
     left, right = ax.get_xlim()
     low, high = max(drawn.low, left), min(drawn.high, right)
     ax.plot([low, high], [place, place], color=look.color, lw=0.9, marker="", linestyle="-")
-    for end, edge, arrow in ((drawn.low, left, "<"), (drawn.high, right, ">")):
-        if not left <= end <= right:
-            ax.plot(edge, place, marker=arrow, ms=3.5, color=look.color, linestyle="", clip_on=False)
+    axes.goes_on(ax, place, low=drawn.low, high=drawn.high, color=look.color)
     if left <= drawn.ratio <= right:
         fill = look.color if row["decided"] in ("earlier", "later") else "white"
         ax.plot(

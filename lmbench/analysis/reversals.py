@@ -140,6 +140,11 @@ def rank_panel(runs: Mapping[str, pd.DataFrame], *, metric: str) -> chart.Chart:
     looks = style.looks(table["label"])
     with style.context():
         fig, (ax,) = chart.new(width=style.COLUMN_WIDTH, height=0.9 + 0.22 * len(table))
+        ends = (
+            np.concatenate([table[f"{name} {part}"] for name in names]) for part in ("mean", "low", "high")
+        )
+        ax.set_xlim(axes.limits_of_means(*ends))
+        is_cut = False
         for place, row in enumerate(table.to_dict("records")):
             color, marker, _ = looks[row["label"]]
             for name, shift, fill in zip(names, (-0.13, 0.13), (color, "white"), strict=True):
@@ -147,6 +152,7 @@ def rank_panel(runs: Mapping[str, pd.DataFrame], *, metric: str) -> chart.Chart:
                 bar = np.array([[mean - low], [high - mean]])
                 how = {"color": color, "marker": marker, "mfc": fill, "mew": 1.0, "ms": 4.5}
                 ax.errorbar(mean, place + shift, xerr=bar, linestyle="", **axes.ERROR_BAR, **how)
+                is_cut |= axes.goes_on(ax, place + shift, low=low, high=high, color=color)
         ranks = [f"{row[f'{names[0]} rank']}, {row[f'{names[1]} rank']}" for row in table.to_dict("records")]
         labels = [f"{label} ({rank})" for label, rank in zip(table["label"], ranks, strict=True)]
         ax.set_yticks(range(len(table)), labels)
@@ -161,7 +167,8 @@ def rank_panel(runs: Mapping[str, pd.DataFrame], *, metric: str) -> chart.Chart:
         chart.add_legend(fig, handles)
         caption = (
             "Means with 95% t intervals under both budgets, in the order of the first; in brackets the two "
-            f"ranks. {provenance(runs[names[0]], by=['label'])}"
+            f"ranks. {'Arrows: the interval goes on. ' if is_cut else ''}"
+            f"{provenance(runs[names[0]], by=['label'])}"
         )
         said = "; ".join(f"{label} {rank}" for label, rank in zip(table["label"], ranks, strict=True))
         alt = f"Ranks under equal {_words(names[0])} and equal {_words(names[1])}: {said}."
