@@ -19,6 +19,7 @@ import pkgutil
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError
@@ -88,7 +89,7 @@ class Config(BaseModel):
                 out[name] = _canonical(value)
         return out
 
-    @property
+    @cached_property  # every row of a record asks for it, and a mixture of tasks has thousands of fields
     def digest(self) -> str:
         """First 16 hex digits of the sha256 of the canonical JSON."""
         return digest_of(self.canonical())

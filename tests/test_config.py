@@ -37,10 +37,11 @@ def test_digests_are_equal_between_processes():
 
 
 def test_a_version_bump_of_a_nested_default_changes_the_digest_of_its_owner(monkeypatch):
-    run = make("run", "run", model="linear", task="text", steps=1)
-    before = run.digest
-    monkeypatch.setattr(type(run.schedule), "version", 2)
-    assert run.digest != before
+    made = {"model": "linear", "task": "text", "steps": 1}
+    before = make("run", "run", **made)
+    digest = before.digest
+    monkeypatch.setattr(type(before.schedule), "version", 2)
+    assert make("run", "run", **made).digest != digest
 
 
 def test_round_trip_through_json():
@@ -116,3 +117,11 @@ def test_assignments_refuse_what_is_not_key_value_and_repeats():
         parse_assignments(["steps"])
     with pytest.raises(ValueError, match="given twice"):
         parse_assignments(["a=1", "a=2"])
+
+
+def test_a_digest_is_worked_out_once_and_never_carried_into_a_copy() -> None:
+    one, same = make("model", "linear", d_model=8), make("model", "linear", d_model=8)
+    first = one.digest
+    assert one.digest is first and one == same and hash(one) == hash(same)
+    assert one.replace(d_model=16).digest == make("model", "linear", d_model=16).digest != first
+    assert "digest" not in one.to_dict() and "digest" not in one.canonical()

@@ -268,6 +268,20 @@ def test_only_the_lowest_validation_nll_counts(task, tmp_path, monkeypatch):
     assert found.trials["nll"].tolist() == pytest.approx([math.log(10), 0, math.log(10)] * 2)
 
 
+def test_where_last_weights_are_reported_a_rate_is_judged_by_them_and_not_on_the_way(
+    task, tmp_path, monkeypatch
+):
+    trained = pretend(monkeypatch, distance(1e-3))
+    how = {"equal": "tokens", "budget": 320, "batch_size": 4, "evaluations": 5}
+    for weights, on_the_way in (("final", {None}), ("best", {2})):
+        runs = plan(models()[:1], task, weights=weights, **how)
+        assert {run.eval_every for run in runs} == {2}
+        found = tune(runs, rates=[1e-4, 1e-3], store=Store(tmp_path), extensions=0)
+        assert {run.eval_every for run in trained} == on_the_way
+        assert {run.eval_every for run in fresh(found, seeds=[0])} == {2}
+        trained.clear()
+
+
 def test_a_rate_is_judged_by_its_mean_over_tuning_seeds(task, tmp_path, monkeypatch):
     losses = {1e-4: (3.0, 3.0, 3.0), 1e-3: (2.5, 2.5, 2.5), 1e-2: (1.0, 4.0, 4.0), 1e-1: (9, 9, 9)}
     trained = pretend(monkeypatch, lambda run: losses[run.optimizer.lr][run.init_seed - TUNING_SEED])

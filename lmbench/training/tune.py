@@ -98,8 +98,13 @@ def tune(
 
 
 def _trial(run: Run, lr: float, seed: int) -> Run:
-    """A tuning run: its test split stays untouched, and nothing is tracked."""
-    return _with_rate(run, lr).replace(test=False, track=None).with_seed(seed)
+    """A tuning run: its test split stays untouched, and nothing is tracked.
+
+    Where the last weights are reported it is validated at its end alone, so that the rate is
+    chosen by those weights and not by the best on the way.
+    """
+    on_the_way = {"eval_every": None} if run.weights == "final" else {}
+    return _with_rate(run, lr).replace(test=False, track=None, **on_the_way).with_seed(seed)
 
 
 def _with_rate(run: Run, lr: float) -> Run:
