@@ -35,6 +35,7 @@ def at_work(teacher):
         "penalty": ("confidence_penalty", {}),
         "select": ("select_stratified", {"share": 0.5, "piece": 32}),
         "select_ordered": ("select_ordered", {"share": 0.5, "piece": 32, "dedup": None}),
+        "select_masked": ("select_stratified", {"share": 0.5, "piece": 4, "packing": "masked"}),
     }
     made = {name: (make("method", kind, **fields),) for name, (kind, fields) in one.items()}
     return made | {
@@ -45,6 +46,9 @@ def at_work(teacher):
             *made["quantize_lsq"],
         ),
         "narrow and quantized": (*made["constrain"], *made["quantize"]),
+        "narrow, distilled and masked": (*made["constrain"], *made["distill"], *made["select_masked"]),
+        "sliced and masked": (*made["constrain_slice"], *made["select_masked"]),
+        "distill_cached and masked": (*made["distill_cached"], *made["select_masked"]),
         "all": (*made["constrain"], *made["prune"], *made["quantize"], *made["distill"], *made["select"]),
     }
 
@@ -52,6 +56,7 @@ def at_work(teacher):
 NAMES = (
     "constrain", "constrain_random", "constrain_importance", "constrain_slice", "quantize", "quantize_lsq",
     "quantize_ternary", "prune", "prune_hard", "prune_units", "prune_2:4", "distill", "distill_ramp",
-    "distill_cached", "penalty", "select", "select_ordered", "joint",
-    "heaviest, pruned and quantized", "narrow and quantized", "all",
+    "distill_cached", "penalty", "select", "select_ordered", "select_masked", "joint",
+    "heaviest, pruned and quantized", "narrow and quantized", "narrow, distilled and masked",
+    "sliced and masked", "distill_cached and masked", "all",
 )  # fmt: skip

@@ -32,7 +32,7 @@ def draw(*sizes: int) -> torch.Tensor:
 def attended(*qkv_BHTK: torch.Tensor, bias_HTT: torch.Tensor | None = None) -> torch.Tensor:
     """`attend` with heads before positions, without dropout."""
     q, k, v = (x.transpose(1, 2) for x in qkv_BHTK)
-    return attend(q, k, v, bias_HTT=bias_HTT, dropout=Dropout(0.0)).transpose(1, 2)
+    return attend(q, k, v, bias_BHTT=bias_HTT, dropout=Dropout(0.0)).transpose(1, 2)
 
 
 def naive(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -105,7 +105,7 @@ def test_dropped_weights_are_0_and_the_others_grow() -> None:
     dropout.key.fill_(7)
     B, H, T = 2, 3, 5
     q, v_BTHK = torch.zeros(B, T, H, 4), torch.eye(T)[:, None].expand(B, T, H, T)
-    weights_BHTT = attend(q, q, v_BTHK, bias_HTT=None, dropout=dropout).transpose(1, 2)
+    weights_BHTT = attend(q, q, v_BTHK, bias_BHTT=None, dropout=dropout).transpose(1, 2)
     kept = keep_mask(dropout.key, [B * H, T, T], dropout.dropped).view(B, H, T, T)
     uniform = torch.ones(T, T).tril() / torch.arange(1, T + 1)[:, None]
     torch.testing.assert_close(weights_BHTT, kept * uniform / 0.75)

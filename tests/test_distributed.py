@@ -51,6 +51,12 @@ def sliced(folder):
     return tiny(folder, steps=6, eval_every=3, methods=(method,))
 
 
+def packed(folder):
+    """A run whose rows hold several documents, kept apart."""
+    method = make("method", "select_random", piece=4, packing="masked", share=0.5)
+    return tiny(folder, steps=6, eval_every=3, methods=(method,))
+
+
 def runs_of(folder):
     """name -> a run on two processes, the run on one process that it must equal."""
     plain = tiny(folder)
@@ -64,6 +70,7 @@ def runs_of(folder):
         "muon": (muon, muon),
         "dropout": (dropped, dropped.replace(grad_accum=2)),
         "sliced": (sliced(folder), sliced(folder)),
+        "packed": (packed(folder), packed(folder)),
         "diverging": (plain.replace(optimizer=make("optimizer", "sgd", lr=1e200)),) * 2,
     }
 
@@ -237,7 +244,7 @@ def shared(tmp_path_factory):
     return folder, *(json.loads((folder / f"said-{rank}.json").read_text()) for rank in (0, 1))
 
 
-@pytest.mark.parametrize("name", ["plain", "accumulated", "epochs", "muon", "dropout", "sliced"])
+@pytest.mark.parametrize("name", ["plain", "accumulated", "epochs", "muon", "dropout", "sliced", "packed"])
 def test_two_processes_train_what_one_does(shared, name):
     folder, first, second = shared
     expected = train(runs_of(folder)[name][1], device=CPU)

@@ -175,9 +175,9 @@ def test_a_long_text_begins_as_the_short_one_does(fields):
 def test_attend_returns_the_same_whichever_path(monkeypatch):
     q, k, v = (draw(2, SHORT + 1, 3, 8, seed=seed) for seed in range(3))
     plain = Dropout(0.0)
-    long = attend(q, k, v, bias_HTT=None, dropout=plain)
+    long = attend(q, k, v, bias_BHTT=None, dropout=plain)
     monkeypatch.setattr(attention_module, "has_kernel", lambda x: False)
-    torch.testing.assert_close(attend(q, k, v, bias_HTT=None, dropout=plain), long, **CLOSE[torch.float64])
+    torch.testing.assert_close(attend(q, k, v, bias_BHTT=None, dropout=plain), long, **CLOSE[torch.float64])
 
 
 def test_weights_are_formed_where_dropout_or_a_bias_must_reach_them(monkeypatch):

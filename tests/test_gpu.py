@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lmbench.config import discover
+from lmbench.config import discover, make
 from lmbench.models.base import seeded
 from lmbench.store import Store
 from lmbench.training import grouping
@@ -177,6 +177,35 @@ def test_a_group_with_methods_is_as_its_runs_alone(name, task):
         apart = furthest(group.losses_SR[:, at], alone.losses_SR[:, 0])
         log.warning("%s: losses of twelve steps of a group differ by %.1e", name, apart)
         assert apart < 5e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_kernel_looks_across_the_border_of_a_segment(dtype, task):
+    # Shapes that the kernels of short and of long sequences accept, which know no borders.
+    for seq_len in (64, 1024):
+        sizes = {**WIDE, "seq_len": seq_len, "vocab_size": 65, "dropout": 0.0}
+        model = seeded(make("model", "transformer_nanogpt", **sizes), init_seed=0).to("cuda", dtype)
+        ids = torch.arange(2 * seq_len, device="cuda").view(2, seq_len) % 65
+        segment_BT = torch.zeros_like(ids)
+        segment_BT[:, seq_len // 2 :] = seq_len // 2
+        other = ids.clone()
+        other[:, 3] = 7
+        one, two = (model(x, segment_BT=segment_BT).logits_BTV.float() for x in (ids, other))
+        assert torch.equal(one[:, seq_len // 2 :], two[:, seq_len // 2 :])
+        assert not torch.equal(one[:, 3 : seq_len // 2], two[:, 3 : seq_len // 2])
+        alone = torch.cat([model(part).logits_BTV.float() for part in ids.chunk(2, dim=1)], dim=1)
+        assert furthest(one, alone) < (1e-4 if dtype is torch.float32 else 0.1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:TensorFloat32:UserWarning")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_divided_rows_in_a_captured_group_are_those_of_a_cpu(compiled, task):
+    packed = make("method", "select_random", piece=20, packing="masked", share=0.5)
+    how = {"dtype": "float32", "schedule": "constant", "methods": (packed,)}
+    runs = three(tiny_run(task, options=WIDE | {"dropout": 0.0}, **how))
+    on_cpu = advanced(runs, steps=6, device="cpu")
+    on_gpu = advanced(runs, steps=6, compiled=compiled)
+    assert furthest(on_gpu.losses_SR[:6].cpu(), on_cpu.losses_SR[:6]) < 1e-4
 
 
 def test_sliced_widths_are_a_captured_graph_each(task):

@@ -117,7 +117,7 @@ def test_choosing_and_drawing_use_different_random_numbers():
     assert draws[0] == draws[1] != draws[2]
 
 
-@pytest.mark.parametrize("fields", [{}, {"pace": "length"}, {"packing": "separate"}])
+@pytest.mark.parametrize("fields", [{}, {"pace": "length"}, {"packing": "separate"}, {"packing": "masked"}])
 def test_batches_are_a_function_of_seed_and_step(data, fields):
     method = selecting(**fields)
     in_order, again = (stream_of(data, method, epoch_windows=12) for _ in range(2))
@@ -252,7 +252,7 @@ def test_paced_draws_are_uniform_over_the_easiest_part(data):
 
 
 def test_packed_rows_score_each_next_token_within_its_unit(data):
-    for packing in ("separate", "concatenate"):
+    for packing in ("separate", "masked", "concatenate"):
         method = selecting(piece=23, packing=packing, share=0.5)
         units, stream = kept_units(data, method), stream_of(data, method)
         pairs = {pair for unit in units for pair in pairwise(unit)}
@@ -284,6 +284,7 @@ def test_the_report_says_what_rows_and_windows_leave_unused(data):
     short = selecting(piece=20, share=0.5)
     alone = short.replace(packing="separate").provenance(run).counts
     mixed = short.replace(packing="concatenate").provenance(run).counts
+    assert mixed == short.replace(packing="masked").provenance(run).counts
     assert alone["padding"] > 0.35 > 0.2 > mixed["padding"]
     assert alone["unreachable_tokens"] == 0
     windows = short.provenance(run).counts

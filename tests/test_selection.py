@@ -254,7 +254,9 @@ def test_an_item_that_fits_no_bin_is_refused():
         first_fit_decreasing(np.array([11]), room=10)
 
 
-@pytest.mark.parametrize("packing, rows, padding", [("separate", 6, 19 / 48), ("concatenate", 4, 3 / 32)])
+@pytest.mark.parametrize(
+    "packing, rows, padding", [("separate", 6, 19 / 48), ("masked", 4, 3 / 32), ("concatenate", 4, 3 / 32)]
+)
 def test_rows_hold_every_target_once_and_the_rest_is_padding(packing, rows, padding):
     made = units(18, 3, 7, 5, piece=None)  # 17, 2, 6 and 4 targets: chunks 8 8 1, 2, 6, 4
     packed = pack(made, seq_len=8, packing=packing)
@@ -272,13 +274,40 @@ def test_a_unit_that_fills_its_rows_takes_no_empty_one():
 def test_separate_rows_never_mix_units():
     made = units(18, 3, 7, 5, piece=None)
     unit_N = made.unit_N()
-    for row, unit in zip(*pack(made, seq_len=8, packing="separate").__dict__.values(), strict=True):
+    packed = pack(made, seq_len=8, packing="separate")
+    for row, unit in zip(packed.place_RT, packed.unit_R, strict=True):
         assert set(unit_N[row[row >= 0]]) == {unit}
 
 
-def test_a_mixed_row_counts_as_its_hardest_unit():
+def test_a_segment_is_named_by_the_place_at_which_it_starts():
+    made = units(18, 3, 7, 5, piece=None)  # 17, 2, 6 and 4 targets: chunks 8 8 1, 2, 6, 4
+    packed = pack(made, seq_len=8, packing="masked")
+    assert packed.place_RT.tolist() == [
+        list(range(8)),
+        list(range(8, 16)),
+        [18, 19, *range(21, 27)],
+        [16, *range(28, 32), -1, -1, -1],
+    ]
+    # Padding is a segment of its own, behind the last.
+    assert packed.segment_RT.tolist() == [[0] * 8, [0] * 8, [0] * 2 + [2] * 6, [0] + [1] * 4 + [5] * 3]
+    unit_N = made.unit_N()
+    for place_T, segment_T in zip(packed.place_RT, packed.segment_RT, strict=True):
+        for start in set(segment_T[place_T >= 0]):
+            mine_T = segment_T == start
+            assert len(set(unit_N[place_T[mine_T]])) == 1 and mine_T.argmax() == start
+
+
+def test_rows_that_are_not_divided_have_no_segments_and_lie_as_those_that_are():
+    made = units(18, 3, 7, 5, piece=None)
+    packed = {how: pack(made, seq_len=8, packing=how) for how in ("separate", "masked", "concatenate")}
+    assert packed["separate"].segment_RT is None and packed["concatenate"].segment_RT is None
+    assert (packed["masked"].place_RT == packed["concatenate"].place_RT).all()
+
+
+@pytest.mark.parametrize("packing", ["masked", "concatenate"])
+def test_a_mixed_row_counts_as_its_hardest_unit(packing):
     made = units(3, 4, piece=None)
-    packed = pack(made, seq_len=8, packing="concatenate", difficulty_U=np.array([0.9, 0.2]))
+    packed = pack(made, seq_len=8, packing=packing, difficulty_U=np.array([0.9, 0.2]))
     assert packed.unit_R.tolist() == [0] and packed.place_RT.tolist() == [[0, 1, 3, 4, 5, -1, -1, -1]]
 
 

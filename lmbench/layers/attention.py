@@ -25,26 +25,28 @@ from lmbench.layers.short import is_short, short_attention
 
 
 def attend(
-    q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor, *, bias_HTT: Tensor | None, dropout: Dropout
+    q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor, *, bias_BHTT: Tensor | None, dropout: Dropout
 ) -> Tensor:
     """Causal attention of each position to itself and those before it: (B, T, H, K).
 
-    The one place where a kernel of attention is chosen.
+    The one place where a kernel of attention is chosen. The fast ones know the causal mask alone, so
+    with a bias (of distances, of segments) the scores are formed as they are written, on any device.
 
     Args:
         q_BTHK: queries; keys and values have as many heads.
-        bias_HTT: added to the scores and holding the causal mask; None is the mask alone.
+        bias_BHTT: added to the scores and holding the causal mask, or what broadcasts to it; None is
+            the mask alone.
         dropout: applied to the attention weights.
     """
-    if bias_HTT is None and is_short(q_BTHK):
+    if bias_BHTT is None and is_short(q_BTHK):
         return attend_packed(torch.stack((q_BTHK, k_BTHK, v_BTHK), dim=-3), dropout=dropout)
     q_BHTK, k_BHTK, v_BHTK = (x.transpose(1, 2) for x in (q_BTHK, k_BTHK, v_BTHK))
-    if bias_HTT is None and not dropout.is_active and has_kernel(q_BHTK):
+    if bias_BHTT is None and not dropout.is_active and has_kernel(q_BHTK):
         return fused_attention(q_BHTK, k_BHTK, v_BHTK)
     B, H, T, K = q_BHTK.shape
-    if bias_HTT is None:
-        bias_HTT = _causal_bias(T, q_BHTK)
-    bias_ATT = bias_HTT.to(q_BHTK.dtype).expand(B, H, T, T).flatten(0, 1)
+    if bias_BHTT is None:
+        bias_BHTT = _causal_bias(T, q_BHTK)
+    bias_ATT = bias_BHTT.to(q_BHTK.dtype).expand(B, H, T, T).flatten(0, 1)
     q_ATK, k_ATK, v_ATK = (x.flatten(0, 1) for x in (q_BHTK, k_BHTK, v_BHTK))
     scores_ATT = torch.baddbmm(bias_ATT, q_ATK, k_ATK.transpose(1, 2), alpha=K**-0.5)
     weights_ATT = dropout(torch.softmax(scores_ATT, dim=-1))
@@ -103,20 +105,19 @@ class CausalSelfAttention(Mixer):
 
     def forward(self, x_BTC: Tensor, shared: Pass | None = None) -> Tensor:
         """See `Mixer.forward`."""
-        T = x_BTC.shape[1]
         x_BTPK = self.in_proj(x_BTC).unflatten(-1, (-1, self.d_head))
         q_BTHK, k_BTGK, v_BTGK = x_BTPK.split(self.heads, dim=-2)
         if self.value_residual:
             v_BTGK = self._mix_values(v_BTGK, shared)
-        if self._is_plain and is_short(q_BTHK):
+        bias_BHTT = self._bias(q_BTHK, shared)
+        if bias_BHTT is None and self._is_plain and is_short(q_BTHK):
             qkv_BT3HK = x_BTPK.unflatten(-2, (3, -1))
             return self.out_proj(attend_packed(qkv_BT3HK, dropout=self.dropout).flatten(2))
         if self.q_norm is not None or self.rotary is not None:
             q_BTHK, k_BTGK = self._place(x_BTPK[..., : sum(self.heads[:2]), :]).split(self.heads[:2], dim=-2)
         group = self.heads[0] // self.heads[1]
         k_BTHK, v_BTHK = _repeat_heads(k_BTGK, times=group), _repeat_heads(v_BTGK, times=group)
-        bias_HTT = None if self.alibi is None else self.alibi(T)
-        mixed_BTHK = attend(q_BTHK, k_BTHK, v_BTHK, bias_HTT=bias_HTT, dropout=self.dropout)
+        mixed_BTHK = attend(q_BTHK, k_BTHK, v_BTHK, bias_BHTT=bias_BHTT, dropout=self.dropout)
         return self.out_proj(mixed_BTHK.flatten(2))
 
     def extend(
@@ -144,6 +145,14 @@ class CausalSelfAttention(Mixer):
             q_BHTK, k_BHTK, v_BHTK, attn_mask=bias_HTT[:, first:].to(q_BHTK.dtype)
         )
         return self.out_proj(mixed_BHTK.transpose(1, 2).flatten(2)), {"k_BTGK": k_BTGK, "v_BTGK": v_BTGK}
+
+    def _bias(self, q_BTHK: Tensor, shared: Pass | None) -> Tensor | None:
+        """What is added to the scores, see `attend`. Rotary and ALiBi read distances, which segments keep."""
+        alibi_HTT = None if self.alibi is None else self.alibi(q_BTHK.shape[1])
+        bias_B1TT = None if shared is None else shared.segment_bias(dtype=q_BTHK.dtype)
+        if alibi_HTT is None or bias_B1TT is None:
+            return alibi_HTT if bias_B1TT is None else bias_B1TT
+        return bias_B1TT + alibi_HTT
 
     def _place(self, qk_BTPK: Tensor, *, first: int = 0) -> Tensor:
         """Queries and keys side by side, normed and turned: half the kernels of one after the other.
@@ -189,7 +198,12 @@ def _repeat_heads(x_BTGK: Tensor, *, times: int) -> Tensor:
 
 
 def attention_terms(shape: BlockShape, *, n_layer: int) -> tuple[Term, ...]:
-    """Forward FLOPs of the attention halves of n_layer blocks over seq_len tokens."""
+    """Forward FLOPs of the attention halves of n_layer blocks over seq_len tokens.
+
+    The scores are those of all T^2 pairs, which is what is executed, and `causal` those of the pairs
+    that the causal mask allows, of a row that is one segment. With several the mask leaves fewer,
+    which depends on the row and is not taken off either number.
+    """
     T, C = shape.seq_len, shape.d_model
     # Queries and the output C x HK, keys and values C x GK.
     width, kv_width = shape.n_head * shape.d_head, shape.n_kv_head * shape.d_head

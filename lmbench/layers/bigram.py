@@ -3,6 +3,7 @@
 `Smear` adds the previous token's vector through a gate; `BigramEmbedding` adds a row of a
 table that the pair of tokens is hashed to. Both leave the vectors as they are at the start
 of training, and both spare the first attention layer the work of looking one token back.
+Nothing precedes the first token of a segment of the row.
 
 Source: Jordan et al. 2024, modded-nanogpt (the smeared embedding: a gate that reads the first
 12 features and a weight that starts at 0; the hashed bigram table). Where we depart: pairs
@@ -31,9 +32,15 @@ class Smear(nn.Module):
         self.gate = nn.Parameter(torch.zeros(1, min(GATE_FEATURES, width)))
         self.amount = nn.Parameter(torch.zeros(1))
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        """(B, T, C) to (B, T, C)."""
+    def forward(self, x_BTC: Tensor, *, offset_BT: Tensor | None = None) -> Tensor:
+        """(B, T, C) to (B, T, C).
+
+        Args:
+            offset_BT: of each position within its segment; None where each row is one.
+        """
         previous_BTC = F.pad(x_BTC, (0, 0, 1, 0))[:, :-1]
+        if offset_BT is not None:
+            previous_BTC = previous_BTC.masked_fill((offset_BT == 0).unsqueeze(-1), 0.0)
         open_BT1 = torch.sigmoid(F.linear(x_BTC[..., : self.gate.shape[1]], self.gate))
         return x_BTC + self.amount * open_BT1 * previous_BTC
 
@@ -56,13 +63,19 @@ class BigramEmbedding(nn.Module):
         # Nothing is drawn, so that with and without it all other weights start alike.
         self.rows = nn.Embedding.from_pretrained(torch.zeros(buckets, width), freeze=False)
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        """(B, T) ids to (B, T, C)."""
-        return look_up(self.rows.weight, self.bucket(tokens_BT))
+    def forward(self, tokens_BT: Tensor, *, offset_BT: Tensor | None = None) -> Tensor:
+        """(B, T) ids to (B, T, C).
 
-    def bucket(self, tokens_BT: Tensor) -> Tensor:
+        Args:
+            offset_BT: as in `Smear`.
+        """
+        return look_up(self.rows.weight, self.bucket(tokens_BT, offset_BT=offset_BT))
+
+    def bucket(self, tokens_BT: Tensor, *, offset_BT: Tensor | None = None) -> Tensor:
         """(B, T) row of each token and the one before it; the id V stands before the first."""
         previous_BT = F.pad(tokens_BT, (1, 0), value=self.vocab_size)[:, :-1]
+        if offset_BT is not None:
+            previous_BT = previous_BT.masked_fill(offset_BT == 0, self.vocab_size)
         pair_BT = previous_BT * self.vocab_size + tokens_BT
         buckets = self.rows.num_embeddings
         if buckets >= self.vocab_size * (self.vocab_size + 1):

@@ -59,7 +59,7 @@ class Block(nn.Module):
 
     def forward(self, x_BTC: Tensor, shared: Pass | None = None) -> Tensor:
         """(B, T, C) to (B, T, C); position t reads positions 0 to t."""
-        return self._residual(x_BTC, shared, self.mixer(self._before_mixer(x_BTC), shared))
+        return self._residual(x_BTC, shared, self.mixer(self._before_mixer(x_BTC, shared), shared))
 
     def extend(
         self, x_BTC: Tensor, state: LayerState, shared: Pass | None = None
@@ -74,9 +74,11 @@ class Block(nn.Module):
         mixed_BTC, inner = self.mixer.extend(y_BTC + added_BTC, inner, shared)
         return self._residual(x_BTC, shared, mixed_BTC), inner | {_CONV + k: v for k, v in outer.items()}
 
-    def _before_mixer(self, x_BTC: Tensor) -> Tensor:
+    def _before_mixer(self, x_BTC: Tensor, shared: Pass | None) -> Tensor:
         y_BTC = self._normed(x_BTC)
-        return y_BTC if self.conv is None else y_BTC + self.conv(y_BTC)
+        if self.conv is None:
+            return y_BTC
+        return y_BTC + self.conv(y_BTC, offset_BT=None if shared is None else shared.offset_BT)
 
     def _normed(self, x_BTC: Tensor) -> Tensor:
         return self._mixer_norm(x_BTC) if self.norm_order == "pre" else x_BTC

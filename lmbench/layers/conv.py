@@ -34,10 +34,15 @@ class ShortConv(nn.Module):
         """The taps, that of the present position first."""
         return self.taps.unflatten(0, (self.width, -1))
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, D)."""
+    def forward(self, x_BTD: Tensor, *, offset_BT: Tensor | None = None) -> Tensor:
+        """(B, T, D) to (B, T, D).
+
+        Args:
+            offset_BT: of each position within its segment of the row, before whose start there are zeros
+                too; None where each row is one.
+        """
         W = self.width
-        return self._convolve(F.pad(x_BTD, (0, 0, W - 1, 0)))
+        return self._convolve(F.pad(x_BTD, (0, 0, W - 1, 0)), offset_BT=offset_BT)
 
     def extend(self, x_BTD: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
         """Further positions; the last W - 1 inputs are remembered."""
@@ -47,12 +52,14 @@ class ShortConv(nn.Module):
         x_BLD = torch.cat((state["inputs_BWD"], x_BTD), dim=1)
         return self._convolve(x_BLD), {"inputs_BWD": x_BLD[:, x_BLD.shape[1] - (W - 1) :]}
 
-    def _convolve(self, x_BLD: Tensor) -> Tensor:
+    def _convolve(self, x_BLD: Tensor, *, offset_BT: Tensor | None = None) -> Tensor:
         """(B, W - 1 + T, D) to (B, T, D)."""
         W = self.width
         T = x_BLD.shape[1] - (W - 1)
         weight_WD = self.weight_WD
         taps = [weight_WD[j] * x_BLD[:, W - 1 - j : W - 1 - j + T] for j in range(W)]
+        if offset_BT is not None:
+            taps = [tap.masked_fill((offset_BT < j).unsqueeze(-1), 0.0) for j, tap in enumerate(taps)]
         y_BTD = sum(taps[1:], start=taps[0])
         return y_BTD if self.bias_D is None else y_BTD + self.bias_D
 

@@ -74,17 +74,20 @@ class TokenEmbedding(nn.Module):
         n = shape.bigram_buckets
         self.bigram = BigramEmbedding(n, **pairs) if n else None
 
-    def forward(self, tokens_BT: Tensor, *, first: int = 0) -> Tensor:
+    def forward(self, tokens_BT: Tensor, *, first: int = 0, offset_BT: Tensor | None = None) -> Tensor:
         """(B, T) ids to (B, T, C).
 
         Args:
             first: position of the first of them.
+            offset_BT: of each one within its segment of the row, in place of that; None where each row is
+                one segment.
 
         Raises:
             ValueError: more tokens than the context holds.
         """
         check_length(first + tokens_BT.shape[1], seq_len=self.seq_len)
-        return self.dropout(self.position(self._vectors(tokens_BT), first=first))
+        x_BTC = self._vectors(tokens_BT, offset_BT=offset_BT)
+        return self.dropout(self.position(x_BTC, first=first, offset_BT=offset_BT))
 
     def extend(self, tokens_BT: Tensor, state: LayerState, *, first: int) -> tuple[Tensor, LayerState]:
         """The same for tokens after those that `state` stands for; {} is the start of a text."""
@@ -103,14 +106,14 @@ class TokenEmbedding(nn.Module):
         factored = isinstance(self.token, LowRankEmbedding)
         return self.token.logits(x_BTC) if factored else F.linear(x_BTC, self.token.weight)
 
-    def _vectors(self, tokens_BT: Tensor) -> Tensor:
+    def _vectors(self, tokens_BT: Tensor, *, offset_BT: Tensor | None = None) -> Tensor:
         """(B, T, C), without positions."""
         factored = isinstance(self.token, LowRankEmbedding)
         x_BTC = self.token(tokens_BT) if factored else look_up(self.token.weight, tokens_BT)
         x_BTC = x_BTC if self.scale == 1.0 else self.scale * x_BTC
         if self.smear is not None:
-            x_BTC = self.smear(x_BTC)
-        return x_BTC if self.bigram is None else x_BTC + self.bigram(tokens_BT)
+            x_BTC = self.smear(x_BTC, offset_BT=offset_BT)
+        return x_BTC if self.bigram is None else x_BTC + self.bigram(tokens_BT, offset_BT=offset_BT)
 
 
 def embedding_terms(shape: BlockShape) -> tuple[Term, ...]:

@@ -45,7 +45,8 @@ class IntegratorBlock(nn.Module):
         """(B, T, C) to (B, T, C); position t reads positions 0 to t."""
 
         def whole(x_BTC: Tensor) -> tuple[Tensor, list[Tensor]]:
-            inner = Pass()  # computed twice, the block must not write twice to what others read
+            # Computed twice, the block must not write twice to what others read.
+            inner = Pass(segment_BT=shared.segment_BT)
             h_BTC = self.attention(self.attention_norm(x_BTC), inner)
             x_BTC = self._after_attention(x_BTC, h_BTC, inner, controller)
             return x_BTC, inner.aux_losses

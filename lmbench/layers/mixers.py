@@ -20,11 +20,16 @@ class MixerKind(NamedTuple):
     """`terms(shape, n_layer=...)` over one sequence of seq_len tokens."""
     has_conv: bool = False
     """Whether `conv_width` is a convolution inside it; a block puts one in front of the others."""
+    crosses: str = ""
+    """Why a position would read across the border of its segment of a row; "" where it never does."""
+
+
+_RUNS_ON = "its state runs on through the row"
 
 
 MIXERS: dict[str, MixerKind] = {
     "attention": MixerKind(CausalSelfAttention, attention_terms),
-    "linear_attention": MixerKind(LinearAttention, linear_attention_terms),
-    "recurrence": MixerKind(GatedRecurrence, recurrence_terms, has_conv=True),
-    "ssm": MixerKind(SelectiveSSM, ssm_terms, has_conv=True),
+    "linear_attention": MixerKind(LinearAttention, linear_attention_terms, crosses=_RUNS_ON),
+    "recurrence": MixerKind(GatedRecurrence, recurrence_terms, has_conv=True, crosses=_RUNS_ON),
+    "ssm": MixerKind(SelectiveSSM, ssm_terms, has_conv=True, crosses=_RUNS_ON),
 }

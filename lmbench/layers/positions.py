@@ -2,14 +2,17 @@
 
 `learned` and `sinusoidal` add a vector to the token's embedding, `rope` turns queries and
 keys by an angle that grows with the position, `alibi` lowers attention scores with the
-distance, and `none` leaves it to the causal mask. Legend: B batch, H head, T position,
-C model width, K head width.
+distance, and `none` leaves it to the causal mask. In a row of several segments the vectors that
+are added start anew with each, as in a row of its own; distances need no such care. Legend: B
+batch, H head, T position, C model width, K head width.
 """
 
 import math
 
 import torch
 from torch import Tensor, nn
+
+from lmbench.layers.lookup import look_up
 
 ROPE_BASE = 10_000.0
 
@@ -21,8 +24,10 @@ class LearnedPositions(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(seq_len, d_model)
 
-    def forward(self, x_BTC: Tensor, *, first: int = 0) -> Tensor:
-        """x plus the vectors of T positions from `first` on."""
+    def forward(self, x_BTC: Tensor, *, first: int = 0, offset_BT: Tensor | None = None) -> Tensor:
+        """x plus the vectors of T positions from `first` on, or of the places given."""
+        if offset_BT is not None:
+            return x_BTC + look_up(self.embedding.weight, offset_BT)
         return x_BTC + self.embedding.weight[first : first + x_BTC.shape[1]]
 
 
@@ -39,15 +44,17 @@ class SinusoidalPositions(nn.Module):
         table_TC = torch.stack((angle_TF.sin(), angle_TF.cos()), dim=-1).flatten(1).float()
         self.register_buffer("table_TC", table_TC, persistent=False)
 
-    def forward(self, x_BTC: Tensor, *, first: int = 0) -> Tensor:
-        """x plus the vectors of T positions from `first` on; the dtype of x, whatever the table's is."""
+    def forward(self, x_BTC: Tensor, *, first: int = 0, offset_BT: Tensor | None = None) -> Tensor:
+        """x plus the vectors of T positions from `first` on, or of the places given; the dtype of x."""
+        if offset_BT is not None:
+            return (x_BTC + look_up(self.table_TC, offset_BT)).to(x_BTC.dtype)
         return (x_BTC + self.table_TC[first : first + x_BTC.shape[1]]).to(x_BTC.dtype)
 
 
 class NoPositions(nn.Module):
     """x as it is, where positions are told apart elsewhere."""
 
-    def forward(self, x_BTC: Tensor, *, first: int = 0) -> Tensor:
+    def forward(self, x_BTC: Tensor, *, first: int = 0, offset_BT: Tensor | None = None) -> Tensor:
         """x."""
         return x_BTC
 

@@ -66,7 +66,12 @@ class SlicedPass(nn.Module):
         self._stacks, self.names, self.sizes, self.widths = (full, small), names, sizes, widths
 
     def forward(
-        self, tokens_BT: Tensor, context_BK: Tensor | None = None, *, readout: Readout = "all"
+        self,
+        tokens_BT: Tensor,
+        context_BK: Tensor | None = None,
+        *,
+        readout: Readout = "all",
+        segment_BT: Tensor | None = None,
     ) -> tuple:
         """See `LanguageModel.forward`."""
         full, small = self._stacks
@@ -74,7 +79,8 @@ class SlicedPass(nn.Module):
             name: sliced(_unmasked(full, name), name, sizes=self.sizes, widths=self.widths)
             for name in self.names
         }
-        return functional_call(small, weights, (tokens_BT, context_BK), {"readout": readout})
+        how = {"readout": readout, "segment_BT": segment_BT}
+        return functional_call(small, weights, (tokens_BT, context_BK), how)
 
 
 def _unmasked(model: nn.Module, name: str) -> Tensor:

@@ -129,6 +129,23 @@ class TeacherTable(ABC):
         """
 
 
+def refuse_crossing(model: ModelConfig, *, who: str, instead: str) -> None:
+    """Refuse a model for rows of several segments where its predictions would cross their borders.
+
+    Args:
+        who: what the model is in the run.
+        instead: what is accepted there, beside packing = 'separate'.
+
+    Raises:
+        ValueError: saying what crosses.
+    """
+    if model.crosses:
+        raise ValueError(
+            f"select.packing = 'masked' keeps the units of a row apart, which {who} {model.name!r} cannot: "
+            f"{model.crosses}; accepted: 'separate', or {instead}"
+        )
+
+
 class Method(Config, ABC):
     """Abstract: the settings of a training method."""
 
@@ -145,6 +162,11 @@ class Method(Config, ABC):
     def alone(self) -> str:
         """Why runs with this method cannot be stacked; "" where they can."""
         return ""
+
+    @property
+    def divides_rows(self) -> bool:
+        """Whether rows of the training batches hold several segments, see `Batch.segment_BT`."""
+        return False
 
     @property
     def teachers(self) -> tuple[Config, ...]:

@@ -29,7 +29,7 @@ from lmbench.config import Config, from_dict, make
 from lmbench.curves import Curve
 from lmbench.curves.primitives import Line
 from lmbench.layers.objective import Direction, Family, average, unpacked
-from lmbench.methods.base import Method, Objective
+from lmbench.methods.base import Method, Objective, refuse_crossing
 from lmbench.methods.teacher_cache import TeacherCache, fill
 from lmbench.methods.teachers import check_cache, check_teacher, forward_flops, model_of
 from lmbench.models.base import LanguageModel, ModelConfig
@@ -142,6 +142,8 @@ class Distill(Method):
             )
         for teacher in self.teacher:
             check_teacher(teacher, run)
+            if self.cache is None and any(method.divides_rows for method in run.methods):
+                refuse_crossing(model_of(teacher), who="teacher", instead="a table of it (distill.cache)")
         if self.cache is not None:
             check_cache(self.cache, run)
 

@@ -46,7 +46,7 @@ def hessians(model: LanguageModel, part: Part, batches: Iterable[Batch]) -> Tens
     try:
         with _caught(model, part, add):
             for batch in batches:
-                model(batch.tokens_BT, batch.context_BK)
+                model(batch.tokens_BT, batch.context_BK, **batch.borders)
     finally:
         model.train(was_training)
     return sums[0] if sums else None

@@ -10,6 +10,11 @@ A share of the text has two meanings. "S": 35% of the tokens are seen, so the ru
 the whole run's steps; "U": 35% of the tokens are kept, for as many steps as before, so each is seen
 1 / share times as often. Both draw from the same units, and the number of steps is the run's.
 
+Units shorter than a window are learned from in packed rows. With packing = "masked" a row holds
+several and models keep them apart. The ledger goes on to count whole rows, padding and those scores
+of attention included that the mask rules out: they are computed, and by no fused kernel, so long rows
+take the memory of all T^2 scores. Evaluations know no segments.
+
 Which units a run keeps depends on its data_seed (random ones, and which of equal scores), so
 paired seeds sample selections too.
 
@@ -25,8 +30,9 @@ from torch import Tensor
 
 from lmbench.config import Config, one_of
 from lmbench.data.selection.choose import Selection, choose
+from lmbench.data.selection.packing import Packing
 from lmbench.data.selection.report import Report, coverage
-from lmbench.methods.base import Method
+from lmbench.methods.base import Method, refuse_crossing
 from lmbench.methods.reference_losses import fits, scoring_flops, training_flops
 from lmbench.methods.unit_facts import facts_of, unit_starts, units_of
 from lmbench.run import Run
@@ -93,8 +99,12 @@ class Select(Method):
     """Difficulty by which training goes from easy to hard; None draws from everything throughout."""
     competence: float = Field(0.1, gt=0, le=1)
     """Share of the data, the easiest, that pacing starts with."""
-    packing: Literal["separate", "concatenate"] | None = None
-    """Rows of short units: one each, or several without a mask between them; None draws windows."""
+    packing: Packing | None = None
+    """Rows of units, for those shorter than a window: "separate" gives each one its own; "masked" puts
+    several into one and keeps them apart: a token attends within its unit alone, and learned or sinusoidal
+    positions start anew with each, so its loss is that of "separate" and fewer places are padding;
+    "concatenate" does so without a mask, and later units see earlier ones: for models that cannot keep
+    units apart, and the control of those that do. None draws windows."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -119,6 +129,10 @@ class Select(Method):
         return self.share == 1 and self.dedup is None and self.pace is None and self.packing is None
 
     @property
+    def divides_rows(self) -> bool:
+        return self.packing == "masked"
+
+    @property
     def teachers(self) -> tuple[Config, ...]:
         return () if self.reference is None or self.is_neutral else (self.reference,)
 
@@ -136,6 +150,8 @@ class Select(Method):
             )
         if sum(method.kind == self.kind for method in run.methods) > 1:
             raise ValueError("a run takes one method select; put what both do into one")
+        if self.divides_rows:
+            refuse_crossing(run.model, who="model", instead="a model whose mixers are all attention")
         if self.packing and run.protocol.kind == "last_token":
             raise ValueError(
                 f"select.packing = {self.packing!r} makes rows of many targets; protocol 'last_token' has one"
@@ -143,7 +159,7 @@ class Select(Method):
         if self.packing is None and self.piece is not None and self.piece <= run.model.seq_len:
             raise ValueError(
                 f"select.piece = {self.piece} holds no window of seq_len = {run.model.seq_len} and its "
-                f"target; take piece >= {run.model.seq_len + 1}, or packing = 'separate'"
+                f"target; take piece >= {run.model.seq_len + 1}, or packing = 'separate' or 'masked'"
             )
         if self.reference is not None and not fits(self.reference, run):
             raise ValueError(

@@ -7,7 +7,8 @@ and both are declared:
     tail      only the k likeliest tokens are told apart; the divergence is one between k + 1
               outcomes, at most the true one (the data-processing inequality), equal for k = V
     context   a live teacher sees the part of the window before a position, 1 to seq_len tokens; a
-              cached one always between seq_len / 2 and seq_len of the document, where it has as many
+              cached one always between seq_len / 2 and seq_len of the document, where it has as many,
+              also beyond the start of a packed row's segment; it never sees another document
 
 The text is read by windows that move by half their length (a window model sees seq_len tokens
 at any position, so its windows are disjoint, and its context is that of the live passes).
@@ -37,7 +38,7 @@ class TeacherCache(TeacherTable):
     """A row for each position of a training text: what the teachers say of the token after it."""
 
     table_NX: Tensor
-    """See `layers.objective.packed`; rows of positions without a next token are never read."""
+    """See `layers.objective.packed`; rows of positions without a next token count for nothing."""
 
     @property
     def n_bytes(self) -> int:
@@ -45,15 +46,18 @@ class TeacherCache(TeacherTable):
         return self.table_NX.numel() * self.table_NX.element_size()
 
     def rows(self, row: Mapping[str, Tensor], *, seq_len: int, readout: Readout) -> Tensor:
-        """(..., 1, B, T, X) for the windows of a step; see `TeacherTable.rows`.
+        """(..., 1, B, T, X) for the windows or packed rows of a step; see `TeacherTable.rows`.
 
         Args:
-            row: of the text's stream, whose "start" (..., B) says where windows begin.
+            row: of the text's stream, whose "start" (..., B) says where windows begin, or "place" (..., B, T)
+                where each token stands, -1 where there is none.
             readout: "last" gives one row for each window, T = 1.
 
         Raises:
-            ValueError: batches that are not windows of the text.
+            ValueError: batches that are not of the text.
         """
+        if "place" in row:  # of packed rows all positions are read out; those of padding are ignored
+            return self.table_NX[row["place"].long().clamp_min(0)].unsqueeze(-4)
         if "start" not in row:
             raise ValueError(
                 "distill.cache knows positions of the training text, but these batches are not windows of it "

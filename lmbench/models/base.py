@@ -44,6 +44,8 @@ class ModelConfig(Config, ABC):
     is_window: ClassVar[bool] = False
     # Why replicas of this model cannot be stacked and are trained one at a time; "" where they can.
     alone: ClassVar[str] = ""
+    # Why a prediction would read across the border of two segments of a row; "" where none does.
+    crosses: ClassVar[str] = "it reads a row as one text"
     sizes: ClassVar[frozenset[str]] = frozenset(
         {"vocab_size", "seq_len", "d_model", "d_ff", "n_layer", "n_head"}
     )
@@ -99,6 +101,10 @@ class LanguageModel(nn.Module, ABC):
             context_BK: (B, seq_len - 1) preceding ids, -1 before a document's start; only
                 window models read it, and for them None means that nothing precedes.
             readout: "all" returns (B, T, V), "last" (B, 1, V).
+
+        A model whose config has no reason why it `crosses` borders also takes `segment_BT`: (B, T) place
+        in the row at which the segment of each position starts, see `tasks.base.Batch`. Its logits are
+        then those of the segments in rows of their own.
         """
 
     @abstractmethod

@@ -104,16 +104,25 @@ class EarlyExit(Stack):
         return head(x_BTC, embedding=self.embedding, readout=readout)
 
     def forward(
-        self, tokens_BT: Tensor, context_BK: Tensor | None = None, *, readout: Readout = "all"
+        self,
+        tokens_BT: Tensor,
+        context_BK: Tensor | None = None,
+        *,
+        readout: Readout = "all",
+        segment_BT: Tensor | None = None,
     ) -> Output:
         """See `LanguageModel.forward`; earlier heads' logits are there where all tokens go to the end."""
         if self.training or self.exit_threshold == NEVER:
-            return self.full(tokens_BT, readout=readout)
-        return Output(self.stopped(tokens_BT, threshold=self.exit_threshold, readout=readout).logits_BTV)
+            return self.full(tokens_BT, readout=readout, segment_BT=segment_BT)
+        how = {"threshold": self.exit_threshold, "readout": readout, "segment_BT": segment_BT}
+        return Output(self.stopped(tokens_BT, **how).logits_BTV)
 
-    def full(self, tokens_BT: Tensor, *, readout: Readout = "all") -> Output:
+    def full(
+        self, tokens_BT: Tensor, *, readout: Readout = "all", segment_BT: Tensor | None = None
+    ) -> Output:
         """A pass in which no token stops, with what every head says."""
-        shared, x_BTC, earlier, exits = Pass(), self.embedding(tokens_BT), [], []
+        shared, earlier, exits = Pass(segment_BT=segment_BT), [], []
+        x_BTC = self.embedding(tokens_BT, offset_BT=shared.offset_BT)
         for depth, block in enumerate(self.executed(), start=1):
             x_BTC = block(self.read(depth - 1, x_BTC, earlier), shared)
             if depth in self.depths:
@@ -121,14 +130,22 @@ class EarlyExit(Stack):
         logits_BTV = self.exit_logits(x_BTC, depth=self.n_block, readout=readout)
         return Output(logits_BTV, shared.aux_loss, tuple(exits))
 
-    def stopped(self, tokens_BT: Tensor, *, threshold: float, readout: Readout = "all") -> Stopped:
+    def stopped(
+        self,
+        tokens_BT: Tensor,
+        *,
+        threshold: float,
+        readout: Readout = "all",
+        segment_BT: Tensor | None = None,
+    ) -> Stopped:
         """A pass in which a token stops at the first exit that gives one token this probability."""
-        shared, earlier = Pass(), []
+        shared, earlier = Pass(segment_BT=segment_BT), []
 
         def advance(at: int, x_BTC: Tensor) -> Tensor:
             return self.blocks[at](self.read(at, x_BTC, earlier), shared)
 
-        return self._stop(self.embedding(tokens_BT), advance, threshold=threshold, readout=readout)
+        x_BTC = self.embedding(tokens_BT, offset_BT=shared.offset_BT)
+        return self._stop(x_BTC, advance, threshold=threshold, readout=readout)
 
     def effort(self, tokens_BT: Tensor) -> dict[str, Tensor]:
         """Blocks that each token goes through, where some may stop."""

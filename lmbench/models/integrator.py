@@ -51,6 +51,7 @@ class IntegratorConfig(ModelConfig):
     """A stack of integrator blocks."""
 
     kind: ClassVar[Literal["integrator"]] = "integrator"
+    crosses: ClassVar[str] = ""
     variants: ClassVar[dict[str, dict[str, Any]]] = {
         "integrator_level1": _LOW_RANK | {"stopping": "relative", "min_iteration": 2},
         "integrator_level1_published": _LOW_RANK

@@ -39,10 +39,16 @@ class IntegratorModel(LanguageModel):
         self.head = BiasFreeHead(shape, vocab_size=vocab_size)
 
     def forward(
-        self, tokens_BT: Tensor, context_BK: Tensor | None = None, *, readout: Readout = "all"
+        self,
+        tokens_BT: Tensor,
+        context_BK: Tensor | None = None,
+        *,
+        readout: Readout = "all",
+        segment_BT: Tensor | None = None,
     ) -> Output:
         """See `LanguageModel.forward`."""
-        shared, x_BTC = Pass(), self.embedding(tokens_BT)
+        shared = Pass(segment_BT=segment_BT)
+        x_BTC = self.embedding(tokens_BT, offset_BT=shared.offset_BT)
         for block in self.blocks:
             x_BTC = block(x_BTC, shared, controller=self.controller)
         return Output(self.head(x_BTC, embedding=self.embedding, readout=readout), shared.aux_loss)

@@ -19,6 +19,7 @@ class LinearConfig(ModelConfig):
 
     kind: ClassVar[Literal["linear"]] = "linear"
     is_window: ClassVar[bool] = True
+    crosses: ClassVar[str] = "its windows reach over all that stands before in the row"
 
     d_model: int = Field(128, ge=1)
     """Width of a token's embedding."""

@@ -22,6 +22,7 @@ class MLPConfig(ModelConfig):
 
     kind: ClassVar[Literal["mlp"]] = "mlp"
     is_window: ClassVar[bool] = True
+    crosses: ClassVar[str] = "its windows reach over all that stands before in the row"
 
     d_model: int = Field(128, ge=1)
     """Width of a token's embedding."""

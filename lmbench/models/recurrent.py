@@ -13,6 +13,7 @@ Legend: B batch, T position, K preceding tokens, C width, V vocabulary.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -28,6 +29,8 @@ from lmbench.models.base import LanguageModel, ModelConfig, Output, Readout, Sta
 
 class RecurrentConfig(ModelConfig, ABC):
     """Abstract: the settings that recurrent models share."""
+
+    crosses: ClassVar[str] = "its state runs on through the row"
 
     d_model: int = Field(128, ge=1)
     """Width of the embedding and of each layer's state."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from lmbench.layers.block import Block, block_terms
 from lmbench.layers.cost import Term
 from lmbench.layers.embedding import Head, TokenEmbedding, head_terms
+from lmbench.layers.mixer import Pass
 from lmbench.layers.shape import BlockShape, NormOrder, Positions
 from lmbench.models.base import LanguageModel, ModelConfig, Output, Readout, State
 
@@ -21,6 +22,7 @@ class SelfAttentionConfig(ModelConfig):
     """One post-norm block; the defaults are the published 231,617 parameters."""
 
     kind: ClassVar[Literal["self_attention"]] = "self_attention"
+    crosses: ClassVar[str] = ""
 
     d_model: int = Field(128, ge=1)
     """Width of the residual stream; a multiple of n_head."""
@@ -80,10 +82,16 @@ class SelfAttention(LanguageModel):
         self.head = Head(shape, vocab_size=config.vocab_size, tied=False)
 
     def forward(
-        self, tokens_BT: Tensor, context_BK: Tensor | None = None, *, readout: Readout = "all"
+        self,
+        tokens_BT: Tensor,
+        context_BK: Tensor | None = None,
+        *,
+        readout: Readout = "all",
+        segment_BT: Tensor | None = None,
     ) -> Output:
         """See `LanguageModel.forward`."""
-        x_BTC = self.block(self.embedding(tokens_BT))
+        shared = Pass(segment_BT=segment_BT)
+        x_BTC = self.block(self.embedding(tokens_BT, offset_BT=shared.offset_BT), shared)
         return Output(self.head(x_BTC, embedding=self.embedding, readout=readout))
 
     def extend(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:

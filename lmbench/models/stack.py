@@ -18,6 +18,7 @@ from lmbench.layers.block import Block, block_terms
 from lmbench.layers.cost import Term, merged
 from lmbench.layers.embedding import Head, TokenEmbedding, embedding_terms, head_terms
 from lmbench.layers.mixer import Pass
+from lmbench.layers.mixers import MIXERS
 from lmbench.layers.shape import Activation, AttentionInit, BlockShape, Init, NormKind, NormOrder, Positions
 from lmbench.layers.vectors import Vectors
 from lmbench.models.base import LanguageModel, ModelConfig, Output, Readout, State
@@ -127,6 +128,12 @@ class StackConfig(ModelConfig, ABC):
         """The position-wise part of each stored block, by its name in `layers.feedforwards`."""
         return ("dense",) * self.n_layer
 
+    @property
+    def crosses(self) -> str:
+        """Why a prediction would read across the border of two segments; see `ModelConfig`."""
+        found = [(mixer, MIXERS[mixer].crosses) for mixer in self.mixers() if MIXERS[mixer].crosses]
+        return f"it has layers of {found[0][0]!r}, and {found[0][1]}" if found else ""
+
     def order(self) -> tuple[int, ...]:
         """Stored blocks in the order in which they are executed."""
         return tuple(range(self.n_layer))
@@ -200,10 +207,16 @@ class Stack(LanguageModel):
         return x_BTC
 
     def forward(
-        self, tokens_BT: Tensor, context_BK: Tensor | None = None, *, readout: Readout = "all"
+        self,
+        tokens_BT: Tensor,
+        context_BK: Tensor | None = None,
+        *,
+        readout: Readout = "all",
+        segment_BT: Tensor | None = None,
     ) -> Output:
         """See `LanguageModel.forward`."""
-        shared, x_BTC, earlier = Pass(), self.embedding(tokens_BT), []
+        shared, earlier = Pass(segment_BT=segment_BT), []
+        x_BTC = self.embedding(tokens_BT, offset_BT=shared.offset_BT)
         for at, block in enumerate(self.executed()):
             x_BTC = block(self.read(at, x_BTC, earlier), shared)
         return Output(self.head(x_BTC, embedding=self.embedding, readout=readout), shared.aux_loss)

@@ -32,12 +32,23 @@ class Batch:
     """(B, T) ids of the next tokens, IGNORE where not scored; (B, 1) where only the last is read out."""
     context_BK: Tensor | None = None
     """(B, seq_len - 1) ids before the first token, -1 before a document's start; window models only."""
+    segment_BT: Tensor | None = None
+    """(B, T) place in its row at which the segment of each position starts, whose number it is too. No
+    prediction may read beyond its own segment. None where each row is one; training batches only."""
 
     def split(self, n: int) -> list["Batch"]:
         """`n` micro-batches of equal size, in order."""
-        fields = (self.tokens_BT, self.targets_BT, self.context_BK)
-        parts = [[None] * n if x is None else x.chunk(n, dim=-2) for x in fields]
-        return [Batch(tokens_BT=t, targets_BT=y, context_BK=c) for t, y, c in zip(*parts, strict=True)]
+        parts = {name: [None] * n if x is None else x.chunk(n, dim=-2) for name, x in vars(self).items()}
+        return [Batch(**dict(zip(parts, one, strict=True))) for one in zip(*parts.values(), strict=True)]
+
+    def stacked(self) -> "Batch":
+        """A stack of R batches of B rows as one batch of R B rows."""
+        return Batch(**{name: None if x is None else x.flatten(0, 1) for name, x in vars(self).items()})
+
+    @property
+    def borders(self) -> dict[str, Tensor]:
+        """What a pass is told of segments, by its argument; nothing where each row is one."""
+        return {} if self.segment_BT is None else {"segment_BT": self.segment_BT}
 
 
 @dataclass(frozen=True, kw_only=True)

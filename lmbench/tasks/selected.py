@@ -3,7 +3,8 @@
 Shared by what selects data; no task itself. Windows of kept units in the order of the text are
 those of `windows.WindowStream`, with other starts. Here are the two streams that differ from it.
 
-A unit is to a window model what a document is: its context does not reach before the unit.
+A unit is to a window model what a document is: its context does not reach before the unit. Packed
+rows may hold several units; whether models are told of the borders is `packing`'s choice.
 
 Legend: C step of a block, B batch (any number of leading axes), T position, K preceding tokens,
 W window, S step, R row, N position in the text.
@@ -54,7 +55,7 @@ def selected_stream(
     if not len(starts_W):
         raise ValueError(
             f"select keeps no unit of more than seq_len = {view.seq_len} tokens; the longest has "
-            f"{chosen.kept.tokens_U.max()}, take a larger piece or share, or packing = 'separate'"
+            f"{chosen.kept.tokens_U.max()}, take a larger piece or share, or packing = 'separate' or 'masked'"
         )
     if competence is None:
         return WindowStream(run, view, ids_N, unit_N, starts_W)
@@ -132,7 +133,8 @@ class PacedWindows(WindowStream):
 class PackedStream(Stream):
     """Packed rows: inputs at places of the text, targets only where a row has the next token too.
 
-    Every replica may have rows of its own, so their places travel with the draws: 4 bytes a token.
+    Every replica may have rows of its own, so their places travel with the draws, and where rows are
+    divided their segments too: 4 bytes a token each.
     """
 
     def __init__(
@@ -151,12 +153,18 @@ class PackedStream(Stream):
         self.draws = Pace(run, difficulty_R, start=start)
 
     def index(self, first: int, count: int) -> dict[str, np.ndarray]:
-        """`place` (count, B, T): position of each input, -1 for padding and all that is not used."""
-        place_CBT = self.rows.place_RT[self.draws.block(first, count)]
+        """`place` (count, B, T): position of each input, -1 for padding and all that is not used.
+
+        With it `segment`, see `Rows.segment_RT`, where rows are divided.
+        """
+        row_CB = self.draws.block(first, count)
+        place_CBT = self.rows.place_RT[row_CB]
         if min(self.sizes) < self.batch_size:
             size_C = np.array([self.sizes[step % len(self.sizes)] for step in range(first, first + count)])
             place_CBT[np.arange(self.batch_size) >= size_C[:, None]] = -1
-        return {"place": place_CBT}
+        if self.rows.segment_RT is None:
+            return {"place": place_CBT}
+        return {"place": place_CBT, "segment": self.rows.segment_RT[row_CB]}
 
     def batch(self, row: dict[str, torch.Tensor]) -> Batch:
         """See `Stream.batch`."""
@@ -172,4 +180,5 @@ class PackedStream(Stream):
             context_BK = gather(
                 self.ids_N, start_B, self.doc_N[start_B], self.view, last_only=False
             ).context_BK
-        return Batch(tokens_BT=tokens_BT, targets_BT=targets_BT, context_BK=context_BK)
+        segment_BT = row["segment"].long() if "segment" in row else None
+        return Batch(tokens_BT=tokens_BT, targets_BT=targets_BT, context_BK=context_BK, segment_BT=segment_BT)

@@ -78,7 +78,7 @@ class CapturedScorer:
 
     def __call__(self, batch: Batch) -> Any:
         """As `scorer(batch)`; a batch of more rows than all before it makes a new graph."""
-        key = (batch.tokens_BT.shape[1], batch.targets_BT.shape[1], batch.context_BK is None)
+        key = tuple(None if value is None else value.shape[1] for value in vars(batch).values())
         rows = len(batch.tokens_BT)
         if key not in self._by_shape or rows > len(self._by_shape[key][0].tokens_BT):
             held = Batch(**{name: _copy(value) for name, value in vars(batch).items()})

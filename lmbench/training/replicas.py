@@ -42,10 +42,11 @@ class OnePass(nn.Module):
         n_targets: Tensor,
         context_BK: Tensor | None = None,
         teacher_MBTV: Tensor | None = None,
+        segment_BT: Tensor | None = None,
         numbers_N: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The loss, a scalar, and its (K,) terms; see `Replicas.losses`."""
-        batch = (tokens_BT, targets_BT, n_targets, context_BK, teacher_MBTV, numbers_N)
+        batch = (tokens_BT, targets_BT, n_targets, context_BK, teacher_MBTV, segment_BT, numbers_N)
         return _loss(self.model, *batch, parts=self.parts, objective=self.objective)
 
 
@@ -149,7 +150,8 @@ class Replicas:
             numbers_N: coefficients of the objective at this step.
         """
         self.keys_RD.copy_(keys_RD)
-        inputs = (batch.tokens_BT, batch.targets_BT, n_targets_R, batch.context_BK, teacher_RMBTV)
+        tokens, context = (batch.tokens_BT, batch.targets_BT), batch.context_BK
+        inputs = (*tokens, n_targets_R, context, teacher_RMBTV, batch.segment_BT)
         if self.n == 1:
             loss, terms_K = self.one_pass(*(None if x is None else x[0] for x in inputs), numbers_N)
             return loss.unsqueeze(0), terms_K.unsqueeze(0)
@@ -160,7 +162,7 @@ class Replicas:
         )
 
     def _loss_of(self, state: dict[str, Tensor], *batch: Tensor | None) -> tuple[Tensor, Tensor]:
-        def model(*inputs: Tensor | None, **how: str) -> Output:
+        def model(*inputs: Tensor | None, **how: str | Tensor) -> Output:
             return functional_call(self.module, state, inputs, how)
 
         return _loss(model, *batch, parts=self.parts, objective=self.objective)
@@ -194,7 +196,7 @@ class Replicas:
             batch: (B, T) tokens and so on, the same for all replicas.
             weights_RP: such as `master_RP`.
         """
-        how = {"readout": readout_of(batch.tokens_BT, batch.targets_BT)}
+        how = {"readout": readout_of(batch.tokens_BT, batch.targets_BT)} | batch.borders
         inputs, views = (batch.tokens_BT, batch.context_BK), self.layout.views(weights_RP)
         self.module.eval()
         try:
@@ -282,14 +284,25 @@ def objective_of(methods: Sequence[Method]) -> Objective | None:
 
 
 def _loss(
-    model, tokens_BT, targets_BT, n_targets, context_BK, teacher_MBTV, numbers_N, *, parts: int, objective
+    model,
+    tokens_BT,
+    targets_BT,
+    n_targets,
+    context_BK,
+    teacher_MBTV,
+    segment_BT,
+    numbers_N,
+    *,
+    parts: int,
+    objective,
 ) -> tuple[Tensor, Tensor]:
     def sums(logits_BTV: Tensor) -> Tensor:
         if objective is None:
             return summed_loss(logits_BTV, targets_BT).unsqueeze(0) / n_targets
         return objective(logits_BTV, targets_BT, teacher_MBTV, numbers_N) / n_targets
 
-    output = model(tokens_BT, context_BK, readout=readout_of(tokens_BT, targets_BT))
+    how = {} if segment_BT is None else {"segment_BT": segment_BT}  # not every model takes it
+    output = model(tokens_BT, context_BK, readout=readout_of(tokens_BT, targets_BT), **how)
     found = sums(output.logits_BTV)
     loss, terms_K = found[0], found[1:].detach()
     for weight, logits_BTV in output.exits:

@@ -83,14 +83,10 @@ class Teachers:
         return list(logits_RMBTV.chunk(n, dim=2))
 
     def _logits(self, batch: Batch) -> Tensor:
-        R = batch.tokens_BT.shape[0]
-        readout = readout_of(batch.tokens_BT, batch.targets_BT)
-        context = None if batch.context_BK is None else batch.context_BK.flatten(0, 1)
-        found = [
-            model(batch.tokens_BT.flatten(0, 1), context, readout=readout).logits_BTV.unflatten(0, (R, -1))
-            for model in self.models
-        ]
-        return torch.stack(found, dim=1)
+        R, flat = batch.tokens_BT.shape[0], batch.stacked()
+        how = {"readout": readout_of(flat.tokens_BT, flat.targets_BT)} | flat.borders
+        found = [model(flat.tokens_BT, flat.context_BK, **how).logits_BTV for model in self.models]
+        return torch.stack([logits.unflatten(0, (R, -1)) for logits in found], dim=1)
 
 
 def _teacher(asked: Config, weights: Mapping[str, dict[str, Tensor]], *, dtype: torch.dtype) -> LanguageModel:

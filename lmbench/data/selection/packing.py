@@ -2,14 +2,15 @@
 
 A unit of n tokens has n - 1 targets. It is cut into chunks of at most seq_len inputs, the target of
 a chunk's last input being the next chunk's first token. "separate" gives every chunk a row of its
-own, the rest of it padding. "concatenate" puts chunks of several units into one row: full chunks
-keep their own, the others are placed by first-fit decreasing (each, longest first, in the first
-row that has room; at most 11/9 of the fewest rows possible, Johnson 1973). Padding and whatever is
-no prediction within its own unit has no target.
+own, the rest of it padding. "masked" and "concatenate" put chunks of several units into one row:
+full chunks keep their own, the others are placed by first-fit decreasing (each, longest first, in
+the first row that has room; at most 11/9 of the fewest rows possible, Johnson 1973). Padding and
+whatever is no prediction within its own unit has no target.
 
-Not supported: a document mask inside a concatenated row. Models take tokens only and attend (or
-carry their state) over the whole row, so the later chunks of a row see the earlier ones. Rows that
-must not mix documents are "separate".
+A chunk in a row with others is a segment of it. "masked" says where segments start, so that models
+keep them apart (`tasks.base.Batch.segment_BT`): each target's loss is that of "separate" rows, from
+fewer of them. "concatenate" says nothing: the later chunks of a row see the earlier ones. Any model
+takes such rows, a recurrent one too, and they are the control that tells what the masks do.
 
 Legend: R row, T position in it, U unit, N position in the text.
 """
@@ -21,7 +22,7 @@ import numpy as np
 
 from lmbench.data.selection.units import Units
 
-Packing = Literal["separate", "concatenate"]
+Packing = Literal["separate", "masked", "concatenate"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class Rows:
     """Position in the text of each input whose next token is its target; -1 is padding. int32."""
     unit_R: np.ndarray
     """A row's unit: the hardest one where there are several, see `pack`."""
+    segment_RT: np.ndarray | None = None
+    """Place in the row at which the segment of each place starts, that of padding after the last one;
+    int32. None where rows are not divided: they hold one chunk, or chunks that see each other."""
 
     @property
     def padding(self) -> float:
@@ -43,22 +47,26 @@ def pack(units: Units, *, seq_len: int, packing: Packing, difficulty_U: np.ndarr
     """Lay out units in rows.
 
     Args:
-        difficulty_U: decides which unit a concatenated row counts as; None is the first.
+        difficulty_U: decides which unit a row of several counts as; None is the first.
     """
     starts, lengths, owner = _chunks(units, seq_len=seq_len)
     alone = packing == "separate"
     row_C = np.arange(len(starts)) if alone else first_fit_decreasing(lengths, room=seq_len)
     place_RT = np.full((int(row_C.max(initial=-1)) + 1, seq_len), -1, dtype=np.int32)
+    segment_RT = np.zeros_like(place_RT) if packing == "masked" else None
     unit_R = np.full(len(place_RT), -1)
     used_R = np.zeros(len(place_RT), dtype=np.int64)
     for start, length, unit, row in zip(starts, lengths, owner, row_C, strict=True):
         at = used_R[row]
         place_RT[row, at : at + length] = np.arange(start, start + length)
         used_R[row] += length
+        if segment_RT is not None:
+            segment_RT[row, at:] = at
+            segment_RT[row, used_R[row] :] = used_R[row]
         held = unit_R[row]
         if held < 0 or (difficulty_U is not None and difficulty_U[unit] > difficulty_U[held]):
             unit_R[row] = unit
-    return Rows(place_RT, unit_R)
+    return Rows(place_RT, unit_R, segment_RT)
 
 
 def _chunks(units: Units, *, seq_len: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 """Units: the pieces of a training text that selection keeps or leaves out.
 
 A unit is a document, or a run of at most `piece` tokens of one, so it has one domain. Nothing
-crosses its ends: no n-gram, no window, no context.
+crosses its ends: no n-gram, no window, no context (but in rows that are packed without masks).
 
 Legend: N position in the text, U unit, D domain, B document.
 """
