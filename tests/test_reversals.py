@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from lmbench.analysis.reversals import rank_panel, rank_table, reversal_reading, reversals
-from lmbench.analysis.stats import paired_differences, with_the_best
+from lmbench.analysis.stats import family_of, paired_differences, with_the_best
 
 SEEDS = range(4)
 
@@ -101,6 +101,9 @@ def test_many_pairs_are_reduced_to_those_of_the_best() -> None:
     assert with_the_best(table, most=3) is table
     few = with_the_best(table, most=2)
     assert [tuple(row) for row in few[["a", "b"]].to_numpy()] == [("one", "two"), ("one", "three")]
+    assert family_of(few) == family_of(table) == 3, "p values are still those of all pairs"
+    highest = with_the_best(table, most=2, better="higher")
+    assert [tuple(row) for row in highest[["a", "b"]].to_numpy()] == [("one", "three"), ("two", "three")]
 
 
 def test_an_interval_that_would_squeeze_all_others_is_cut_off_and_the_caption_says_so() -> None:

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from lmbench.analysis import reading, sweeps
-from lmbench.analysis.stats import paired_differences, t_interval
+from lmbench.analysis import figures, reading, sweeps
+from lmbench.analysis.stats import paired_differences, t_interval, with_the_best
 
 SWEEPS = {"context": ("linear", "seq_len", [32, 64, 128]), "layers": ("transformer", "n_layer", [2, 4])}
 REGIMES = ("published", "dense short", "dense long")
@@ -251,6 +251,18 @@ def test_the_reading_ranks_compares_with_the_best_reference_and_judges():
     assert "linear, mlp worse than it" in second
     assert "Holm's correction covers all 6 comparisons" in third
     assert [paragraph.split()[0] for paragraph in rest] == ["Attention-based", "Nonlinear"]
+
+
+def test_of_many_pairs_those_of_the_best_model_are_told_with_the_family_that_they_are_of():
+    runs = compared({f"model {at}": 2.0 + 0.1 * at for at in range(8)})
+    pairs = paired_differences(runs, group="label", unit="init_seed", value="bits_per_byte")
+    text = reading.comparison_reading(runs, pairs=pairs, references=None, metric="bits_per_byte")
+    assert "Holm's correction covers all 28 comparisons, of which those of the best model are told." in text
+    told = text.split("\n\n")[1]
+    assert told.count("model 0 ") + told.count("than model 0") >= 7
+    assert "model 6 and model 7" not in told and "model 6 is" not in told
+    figure = figures.paired_differences(with_the_best(pairs, most=20), metric="bits_per_byte", runs=runs)
+    assert "Holm, 28 comparisons" in figure.caption
 
 
 def test_one_model_alone_is_ranked_and_compared_with_nothing():

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from lmbench.analysis import axes, chart, style
 from lmbench.analysis.checks import require
 from lmbench.analysis.formats import METRICS
+from lmbench.analysis.stats import family_of
 from lmbench.analysis.table import provenance
 
 ALPHA = 0.05  # of the decided signs; the intervals are its complement
@@ -77,7 +78,9 @@ def paired_differences(
             _write_p_values(ax, table["p_holm"])
         n = table["n"].min() if table["n"].nunique() == 1 else f"{table['n'].min()} to {table['n'].max()}"
         filled = (
-            f"p < {ALPHA} (Holm, {len(table)} comparisons)" if is_tested else "the interval leaves zero out"
+            f"p < {ALPHA} (Holm, {family_of(table)} comparisons)"
+            if is_tested
+            else "the interval leaves zero out"
         )
         source = "" if runs is None else " " + _without_n(provenance(runs, by=["label"]))
         caption = (

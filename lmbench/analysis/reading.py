@@ -5,32 +5,36 @@ import pandas as pd
 from lmbench.analysis.findings import attention_beats_mlp_per_flop, nonlinear_beats_linear
 from lmbench.analysis.formats import METRICS
 from lmbench.analysis.references import References, reference_values
-from lmbench.analysis.stats import summarise
+from lmbench.analysis.stats import summarise, with_the_best
 from lmbench.analysis.table import HIGHER_IS_BETTER
 from lmbench.analysis.verdict import Verdict, reading
 
 NO_PAIRS = pd.DataFrame(columns=["a", "b", "difference", "low", "high", "p", "p_holm", "n"])
+TOLD = 20  # pairs, above which only those of the best model are put into sentences
 ATTENTION = ("self_attention", "transformer")  # the study's attention models, which a finding speaks of
 
 
 def comparison_reading(
     runs: pd.DataFrame, *, pairs: pd.DataFrame | None, references: References, metric: str
 ) -> str:
-    """Paragraphs about one comparison.
+    """Paragraphs about one comparison. Of many pairs those of the best model are told, the others are left to
+    the table.
 
     Args:
         runs: one row per run, from `table.final_table`.
         pairs: from `stats.paired_differences`; None where one model stands alone.
         metric: the column of `runs` that is compared.
     """
+    better = "higher" if metric in HIGHER_IS_BETTER else "lower"
+    told = with_the_best(NO_PAIRS if pairs is None else pairs, most=TOLD, better=better)
     return reading(
         summarise(runs, by="label", value=metric),
-        pairs if pairs is not None else NO_PAIRS,
+        told,
         label="label",
         unit=METRICS.get(metric, metric),
         references=reference_values(references, metric=metric),
         verdicts=architecture_verdicts(runs, metric=metric),
-        better="higher" if metric in HIGHER_IS_BETTER else "lower",
+        better=better,
     )
 
 

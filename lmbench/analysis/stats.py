@@ -9,6 +9,7 @@ Holm's method.
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import pandas as pd
 
@@ -41,18 +42,28 @@ def summarise(
     return pd.DataFrame(rows, columns=[*by, "mean", "sd", "n", "low", "high"])
 
 
-def with_the_best(pairs: pd.DataFrame, *, most: int) -> pd.DataFrame:
-    """All pairs, or where they are more than `most` those of the group with the lowest values."""
+def with_the_best(
+    pairs: pd.DataFrame, *, most: int, better: Literal["lower", "higher"] = "lower"
+) -> pd.DataFrame:
+    """All pairs, or where they are more than `most` those of the group with the best values.
+
+    A part has the column `family`: how many pairs Holm's correction covers, see `family_of`.
+    """
     if len(pairs) <= most:
         return pairs
     groups = list(dict.fromkeys([*pairs["a"], *pairs["b"]]))
+    ahead = -pairs["difference"] if better == "lower" else pairs["difference"]
     wins = {
-        name: int(((pairs["a"] == name) & (pairs["difference"] < 0)).sum())
-        + int(((pairs["b"] == name) & (pairs["difference"] > 0)).sum())
+        name: int(((pairs["a"] == name) & (ahead > 0)).sum() + ((pairs["b"] == name) & (ahead < 0)).sum())
         for name in groups
     }
     best = max(groups, key=wins.__getitem__)
-    return pairs[(pairs["a"] == best) | (pairs["b"] == best)].reset_index(drop=True)
+    return pairs[(pairs["a"] == best) | (pairs["b"] == best)].reset_index(drop=True).assign(family=len(pairs))
+
+
+def family_of(pairs: pd.DataFrame) -> int:
+    """How many comparisons their adjusted p values cover: these, or those that they are a part of."""
+    return int(pairs["family"].iloc[0]) if "family" in pairs and len(pairs) else len(pairs)
 
 
 def paired_differences(

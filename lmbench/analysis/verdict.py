@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from lmbench.analysis.stats import family_of
 from lmbench.analysis.words import capital, difference_in_words, in_digits, percent, seeds
 
 Decision = Literal["holds", "refuted", "not decided"]
@@ -165,7 +166,9 @@ def reading(
         value = references[best]
         paragraphs.append(reference_sentence(summary, label=label, name=best, value=value, unit=unit))
     sentences = comparison_sentences(pairs, unit=unit, better=better, confidence=confidence)
-    many = f"Holm's correction covers all {len(pairs)} comparisons." if len(pairs) > 1 else ""
+    family = family_of(pairs)
+    part = ", of which those of the best model are told" if family > len(pairs) else ""
+    many = f"Holm's correction covers all {family} comparisons{part}." if family > 1 else ""
     paragraphs.append(" ".join([*sentences, many]).strip())
     return "\n\n".join(filter(None, [*paragraphs, *(verdict.text for verdict in verdicts)]))
 
