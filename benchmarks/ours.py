@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from benchmarks import plain
+from lmbench.assignments import make_run
 from lmbench.config import Config, make
 from lmbench.models.base import LanguageModel
-from lmbench.run import Run, make_run
+from lmbench.run import Run
 from lmbench.tasks.base import load_task
 
 # A recipe of seconds, which `--quick` puts in the place of a benchmark's own.

@@ -11,18 +11,18 @@ alone, provided that a default never changes without a new version. Nested confi
 always written, even at their default, so that *their* version counts too.
 """
 
-import difflib
 import hashlib
 import importlib
 import json
 import pkgutil
 import re
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError
+
+from lmbench.errors import nearest, unknown
 
 # Where the kinds of each role live. Strings, so that this module imports nothing upward.
 ROLE_PACKAGES = {
@@ -194,18 +194,6 @@ def one_of(role: str) -> Any:
 # ------------------------------------------------------------------ errors in one sentence
 
 
-def nearest(name: str, accepted: Iterable[str]) -> str:
-    """`" Did you mean 'x'?"`, or nothing when no accepted name is close."""
-    close = difflib.get_close_matches(str(name), [str(a) for a in accepted], n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
-
-
-def unknown(what: str, name: str, accepted: Iterable[str]) -> str:
-    """The one sentence for a name that does not exist."""
-    accepted = sorted(str(a) for a in accepted)
-    return f"unknown {what} {name!r}; accepted: {', '.join(accepted) or 'none'}.{nearest(name, accepted)}"
-
-
 def explain(cls: type[Config], error: ValidationError) -> str:
     """The first problem of a pydantic report as one sentence with field, value and reason."""
     first = error.errors(include_url=False)[0]
@@ -222,27 +210,3 @@ def explain(cls: type[Config], error: ValidationError) -> str:
         close = nearest(first["input"], re.findall("'([^']*)'", first["ctx"]["expected"]))
         close = f".{close}" if close else ""
     return f"{cls.kind}.{where} = {first['input']!r} is not accepted: {reason[0].lower()}{reason[1:]}{close}"
-
-
-# ------------------------------------------------------------------ command-line values
-
-
-def parse_value(text: str) -> Any:
-    """A command-line value is TOML; a bare word is a string (`true`, `3e-4`, `[1, 2]`, `ptb`)."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def parse_assignments(pairs: Iterable[str]) -> dict[str, Any]:
-    """`["a=1", "model.d_model=64"]` as a dict of dotted keys to values."""
-    out: dict[str, Any] = {}
-    for pair in pairs:
-        key, sep, text = pair.partition("=")
-        if not sep or not key.strip():
-            raise ValueError(f"-p {pair!r} is not of the form key=value")
-        if key.strip() in out:
-            raise ValueError(f"-p {key.strip()} is given twice")
-        out[key.strip()] = parse_value(text.strip())
-    return out

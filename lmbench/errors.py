@@ -1,6 +1,8 @@
-"""What went wrong, in one sentence with the remedy: every message that a user sees."""
+"""What went wrong, in one sentence with the remedy or the nearest valid name, as a user sees it."""
 
+import difflib
 import errno
+from collections.abc import Iterable
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
@@ -23,3 +25,15 @@ def sentence(error: Exception) -> str:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{_REMEDIES[error.errno]}"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def nearest(name: str, accepted: Iterable[str]) -> str:
+    """`" Did you mean 'x'?"`, or nothing when no accepted name is close."""
+    close = difflib.get_close_matches(str(name), [str(a) for a in accepted], n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def unknown(what: str, name: str, accepted: Iterable[str]) -> str:
+    """The one sentence for a name that does not exist."""
+    accepted = sorted(str(a) for a in accepted)
+    return f"unknown {what} {name!r}; accepted: {', '.join(accepted) or 'none'}.{nearest(name, accepted)}"

@@ -7,12 +7,11 @@ that execute these, never a field. This module imports neither torch nor any mod
 task: the fields are typed `Config`, and training checks what only it can know.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from lmbench.config import Config, build, discover, make, one_of, unknown
+from lmbench.config import Config, make, one_of
 
 MAX_SEED = 2**63 - 1  # what torch's generators take
 SCHEMA = 1  # of run.json and rows.parquet; readers accept this and older ones
@@ -62,6 +61,8 @@ def _in_order(methods: tuple[Config, ...]) -> tuple[Config, ...]:
 
 Methods = Annotated[tuple[one_of("method"), ...], AfterValidator(_in_order)]
 """Type of a field of methods, which may be given in any order."""
+RunDigest = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+"""Type of a field that names a finished run, or another record, by its digest."""
 
 
 class Run(Config):
@@ -131,7 +132,7 @@ class Evaluation(Config):
     kind: ClassVar[Literal["evaluation"]] = "evaluation"
 
     weights: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """sha256 of the weights (`training.weights_hash`), whatever run or file they come from."""
+    """sha256 of the weights (`training.hashes.weights_hash`), whatever run or file they come from."""
     model: one_of("model")
     """The architecture that the weights belong to."""
     task: one_of("task")
@@ -147,95 +148,3 @@ class Evaluation(Config):
     after training; empty is the plain model."""
     trained_on: one_of("task") | None = None
     """Task that the weights learned, where it is another: its vocabulary stays in force."""
-
-
-# ------------------------------------------------------------------ from key=value pairs
-
-_PARTS = ("model", "task", "protocol", "optimizer", "schedule")
-
-
-def make_run(assignments: Mapping[str, Any]) -> Run:
-    """A Run from flat keys: Run fields, dotted keys, or bare keys found in exactly one part.
-
-    Methods are parts too: `methods` names one or several, and their fields are spelled with their
-    kind, or with `method` where there is one.
-
-    Args:
-        assignments: such as `{"model": "mlp", "steps": 10, "task.corpus": "ptb", "lr": 1e-3}` or
-            `{"methods": ["prune", "quantize"], "prune.density": 0.1, "bits": 4}`.
-
-    Raises:
-        ValueError: a key that no part has, or that several have, or a refused value.
-    """
-    top: dict[str, Any] = {part: assignments[part] for part in _PARTS if part in assignments}
-    chosen = {part: _chosen_kind(part, top.get(part)) for part in _PARTS}
-    methods = _chosen_methods(assignments.get("methods", ()))
-    nested: dict[str, dict[str, Any]] = {part: {} for part in (*_PARTS, *methods)}
-    for key, value in assignments.items():
-        if key in _PARTS or key == "methods":
-            continue
-        if key.startswith("method.") and len(methods) == 1:
-            key = f"{next(iter(methods))}.{key.removeprefix('method.')}"
-        part, field = resolve_key(key, {part: cls for part, (cls, _) in (chosen | methods).items()})
-        if part == "run":
-            top[field] = value
-        else:
-            nested[part][field] = value
-    for part, (cls, fields) in chosen.items():
-        if not isinstance(top.get(part), Config) or nested[part]:
-            top[part] = build(cls, fields | nested[part])
-    if methods:
-        top["methods"] = tuple(build(cls, fields | nested[part]) for part, (cls, fields) in methods.items())
-    return build(Run, top)
-
-
-def _chosen_methods(given: Any) -> dict[str, tuple[type[Config], dict[str, Any]]]:
-    """The class of each method with the fields already chosen for it, by kind.
-
-    Raises:
-        ValueError: two of one kind, whose fields could not be told apart.
-    """
-    given = [given] if isinstance(given, str | Mapping | Config) else list(given)
-    made = [_chosen_kind("method", one) for one in given]
-    names = [cls.kind for cls, _ in made]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"methods lists {twice[0]!r} twice; accepted here: each kind once")
-    return dict(zip(names, made, strict=True))
-
-
-def _chosen_kind(part: str, value: Any) -> tuple[type[Config], dict[str, Any]]:
-    """The class of one part of a Run and the fields already chosen for it."""
-    if isinstance(value, Config):
-        return type(value), {name: getattr(value, name) for name in type(value).model_fields}
-    if isinstance(value, Mapping):
-        rest = {k: v for k, v in value.items() if k not in ("kind", "version")}
-        cls, fields = _chosen_kind(part, value.get("kind"))
-        return cls, fields | rest
-    if value is None:
-        value = {"model": "transformer", "task": "text", "protocol": "dense", "optimizer": "adamw"}.get(
-            part, "cosine"
-        )
-    known = discover(part)
-    if value not in known:
-        raise ValueError(unknown(part, str(value), known))
-    return known[value], dict(known[value].variants.get(value, {}))
-
-
-def resolve_key(key: str, parts: Mapping[str, type[Config]]) -> tuple[str, str]:
-    """Which part of a Run a key names: `("run", field)` or `(part, field)`.
-
-    Raises:
-        ValueError: naming the nearest key, or the dotted keys to choose from.
-    """
-    spelled = {field: ("run", field) for field in Run.model_fields if field not in parts}
-    spelled |= {f"{part}.{field}": (part, field) for part, cls in parts.items() for field in cls.model_fields}
-    if key in spelled:
-        return spelled[key]
-    owners = [dotted for dotted, (_, field) in spelled.items() if "." in dotted and field == key]
-    if len(owners) == 1:
-        return spelled[owners[0]]
-    if owners:
-        raise ValueError(f"{key!r} is a field of several parts; write one of {', '.join(owners)}")
-    names = {dotted.rpartition(".")[2] for dotted in spelled} | set(spelled)
-    raise ValueError(unknown("key", key, names))

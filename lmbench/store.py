@@ -1,21 +1,15 @@
-"""The store: one folder per finished run or evaluation, named by digest, believed only when whole.
+"""The store: folders of finished runs and evaluations that many processes read, make and clear away.
 
-    results/runs/<digest>/run.json              the config, its label, the schema
-                          env.json              torch, device, threads, commit, engine, wall, hashes
-                          rows.parquet          tidy results: one row per (step, split, metric)
-                          items.parquet         the items behind each reported evaluation
-                          final.safetensors     weights; best.safetensors beside it where they differ
-                          done                  last: size and sha256 of every file above
-    results/checkpoints/<name>/members.json     {"members": [digests]}: unfinished runs that can go on
+    results/runs/<digest>/            one record, see `run_folders`
+    results/checkpoints/<name>/       members.json {"members": [digests]}: unfinished runs that can go on
+    results/locks/                    one lock per digest, see `locks`
+    results/index.parquet/            a cache of all folders, see `index`; it can be deleted at any time
 
-A folder without `done` is not a result, whatever else it holds. `results/locks` keeps one
-lock per digest (see `locks`); `results/index.parquet` is a cache of all folders (see
-`index`) and can be deleted at any time.
+A record is made once, by whoever holds its lock, and the folders are the truth about what is there.
 """
 
 import contextlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -27,22 +21,19 @@ import pyarrow as pa
 
 from lmbench import folders
 from lmbench.entries import IN_FRAMES, entry, to_frame
-from lmbench.folders import Problem
 from lmbench.index import Index
 from lmbench.locks import Locks
-from lmbench.records import ROW_COLUMNS, Records, parquet_bytes, write_atomically, write_json
-from lmbench.run import SCHEMA
+from lmbench.run_folders import RunFolders
 
 POLL_S = 0.5  # between two looks at a record that another process makes
 MANY = 32  # records read from their folders that are worth a write of the index
 
 
-class Store(Records):
-    """Folders under `root`/runs: the truth."""
+class Store(RunFolders):
+    """The folders of `root` with what processes share: locks, checkpoints and the index."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self.runs = self.root / "runs"
         self.index = Index(self.root)
         self._locks = Locks(self.root / "locks")
 
@@ -51,24 +42,7 @@ class Store(Records):
         """Where groups of runs keep what they need to go on; one folder each, with a members.json."""
         return self.root / "checkpoints"
 
-    def folder(self, digest: str) -> Path:
-        return self.runs / digest
-
-    def has(self, digest: str) -> bool:
-        return (self.folder(digest) / "done").is_file()
-
     # ------------------------------------------------------------- reading
-
-    def digests(self) -> list[str]:
-        if not self.runs.is_dir():
-            return []
-        return sorted(name for name in os.listdir(self.runs) if os.path.isfile(f"{self.runs}/{name}/done"))
-
-    def record(self, digest: str) -> dict[str, Any]:
-        run = json.loads(self._whole(digest, "run.json").read_text())
-        if run["schema"] > SCHEMA:
-            raise ValueError(f"run {digest} has schema {run['schema']}; this lmbench reads up to {SCHEMA}")
-        return {"run": run, "env": json.loads(self._whole(digest, "env.json").read_text())}
 
     def records(self, digests: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         digests = list(digests)
@@ -76,12 +50,6 @@ class Store(Records):
         known = dict(zip(held["run"].to_pylist(), held["record"].to_pylist(), strict=True))
         for digest in digests:
             yield digest, json.loads(known[digest]) if digest in known else self.record(digest)
-
-    def rows(self, digest: str) -> pd.DataFrame:
-        return pd.read_parquet(self._whole(digest, "rows.parquet"))
-
-    def items(self, digest: str) -> pd.DataFrame:
-        return pd.read_parquet(self._whole(digest, "items.parquet"))
 
     def frame(self, digests: Iterable[str] | None = None) -> pd.DataFrame:
         """`Records.frame`, from the index where that is up to date and from the folders elsewhere."""
@@ -106,25 +74,7 @@ class Store(Records):
         stamp = folders.stamp(self.folder(digest))
         return entry(digest, stamp=stamp, record=self.record(digest), rows=self.rows(digest))
 
-    def _whole(self, digest: str, name: str) -> Path:
-        if not self.has(digest):
-            raise ValueError(f"no finished run {digest!r} in {self.runs}")
-        return folders.intact(self.folder(digest), name)
-
-    def weights(self, digest: str) -> Path:
-        """The weights that the run reports: its best on validation, or its final ones.
-
-        Raises:
-            ValueError: the run kept no weights, because they were larger than its limit.
-        """
-        best_first = self.record(digest)["run"]["config"]["weights"] == "best"
-        written = folders.names(self.folder(digest))
-        for name in ("best.safetensors", "final.safetensors") if best_first else ("final.safetensors",):
-            if name in written:
-                return self._whole(digest, name)
-        raise ValueError(f"run {digest} kept no weights (see keep_weights_mb)")
-
-    # ------------------------------------------------------------- writing
+    # ------------------------------------------------------------- making
 
     @contextlib.contextmanager
     def claim(self, digest: str) -> Iterator[Path | None]:
@@ -150,39 +100,6 @@ class Store(Records):
             if not self.has(digest):
                 time.sleep(POLL_S)
 
-    def begin(self, digest: str) -> Path:
-        """An empty folder for a record that is about to be made; the caller holds its lock."""
-        folder = self.folder(digest)
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-        return folder
-
-    def finish(
-        self,
-        digest: str,
-        *,
-        run: dict[str, Any],
-        env: dict[str, Any],
-        rows: pd.DataFrame,
-        items: pd.DataFrame,
-    ) -> None:
-        """Write the record's files and, last of all, `done` with their sizes and hashes."""
-        folder = self.folder(digest)
-        write_json(folder / "run.json", run)
-        write_json(
-            folder / "env.json", env | {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-        )
-        write_atomically(folder / "rows.parquet", parquet_bytes(rows.astype(ROW_COLUMNS)))
-        write_atomically(folder / "items.parquet", parquet_bytes(items))
-        files = {path.name: folders.fingerprint(path) for path in folder.iterdir() if path.name[0] != "."}
-        write_json(folder / "done", {"schema": SCHEMA, "files": files})
-
-    def discard(self, digest: str) -> None:
-        """Remove the half-written folder of a record that failed."""
-        if not self.has(digest):
-            shutil.rmtree(self.folder(digest), ignore_errors=True)
-
     def lock(self, digest: str) -> contextlib.AbstractContextManager[bool]:
         """Try to own a digest, without waiting: yields whether this process may write it."""
         return self._locks.hold(digest)
@@ -196,13 +113,6 @@ class Store(Records):
         return self._locks.owner(digest)
 
     # ------------------------------------------------------------- care
-
-    def verify(self, digest: str | None = None) -> list[Problem]:
-        """Compare every file with the size and hash in `done`; unfinished folders are named too."""
-        if digest is not None and not self.folder(digest).is_dir():
-            raise ValueError(f"no run {digest!r} in {self.runs}")
-        asked = [self.folder(digest)] if digest else sorted(p for p in self.runs.glob("*") if p.is_dir())
-        return [problem for folder in asked for problem in folders.check(folder)]
 
     def prune(self, *, unfinished: bool = True, damaged: bool = False, dry_run: bool = False) -> list[str]:
         """Delete unfinished (if asked, damaged) folders that nobody is writing, and checkpoints without use.

@@ -9,9 +9,11 @@ from torch import nn
 
 from lmbench.config import make
 from lmbench.measure import agreement as agreement_module
-from lmbench.measure.agreement import MEANS, Meter, agreement, token_agreement
+from lmbench.measure import token_agreement as token_module
+from lmbench.measure.agreement import Meter, agreement
+from lmbench.measure.token_agreement import MEANS, token_agreement
 from lmbench.models.base import LanguageModel, Output, seeded
-from lmbench.probes import Agreement
+from lmbench.probes.scores import Agreement
 from lmbench.records import Reference, pack
 from lmbench.run import Dense
 from lmbench.tasks.base import IGNORE, View, load_task
@@ -120,8 +122,8 @@ def test_the_margin_bound_is_tight_where_two_tokens_swap():
 
 def test_a_violation_would_be_counted(monkeypatch):
     """With a hundredth of the divergence the same tokens do violate."""
-    right = agreement_module._kl
-    monkeypatch.setattr(agreement_module, "_kl", lambda *how: 0.01 * right(*how))
+    right = token_module._kl
+    monkeypatch.setattr(token_module, "_kl", lambda *how: 0.01 * right(*how))
     found = one([0.45, 0.55], [0.55, 0.45])
     assert found["margin_violations"] == 1 and found["margin_bound"] == 0
 

@@ -17,7 +17,7 @@ from lmbench.measure.probability_scores import (
     risk_coverage,
 )
 from lmbench.models.base import Output
-from lmbench.probes import Calibration
+from lmbench.probes.scores import Calibration
 from lmbench.records import Reference, pack
 from lmbench.run import Dense
 from lmbench.tasks.base import View

@@ -14,11 +14,12 @@ from lmbench.store import Store
 from lmbench.tasks.base import View, load_task
 from lmbench.tracking import CapabilityTracker
 from lmbench.training.capabilities import tracker_flops
+from lmbench.training.check import check
 from lmbench.training.checkpoint import Checkpoint
 from lmbench.training.costs import run_flops
 from lmbench.training.execute import run_all
 from lmbench.training.levels import ladders, level_scores
-from lmbench.training.loop import check, train, train_group
+from lmbench.training.loop import train, train_group
 from lmbench.training.rescore import evaluate_run
 
 CPU = torch.device("cpu")

@@ -14,7 +14,8 @@ import torch
 
 from lmbench import cli
 from lmbench.batch import State
-from lmbench.store import ROW_COLUMNS, Store
+from lmbench.records import ROW_COLUMNS
+from lmbench.store import Store
 from tests.corpora import write_corpus
 
 COMMANDS = ("list", "notebook", "batch", "train", "cost", "data", "runs", "report", "doctor")

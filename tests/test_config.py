@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 import pytest
 
 from lmbench import config
-from lmbench.config import Config, digest_of, from_dict, make, parse_assignments, parse_value
+from lmbench.assignments import parse_assignments, parse_value
+from lmbench.config import Config, digest_of, from_dict, make
 
 
 def constant(**fields):

@@ -203,7 +203,7 @@ def test_a_sliced_training_ends_where_the_masked_one_does(task, options, inactiv
     ]
     torch.testing.assert_close(both[0].losses_SR, both[1].losses_SR, rtol=0, atol=1e-9)
     torch.testing.assert_close(both[0].weights_RP, both[1].weights_RP, rtol=0, atol=1e-9)
-    assert len(both[1]._steps) > len(both[0]._steps) == 1
+    assert len(both[1].execution.steps) > len(both[0].execution.steps) == 1
 
 
 def test_slices_run_alone_and_say_why(task):
@@ -266,8 +266,8 @@ def test_old_moments_of_units_out_of_use_do_not_turn_those_in_use(task):
     for program in (kept, cleared):
         program.advance(1)  # so that the narrow widths are in the buffers
     used_RP = cleared.replicas.active()
-    assert 0.2 < used_RP.double().mean() < 0.8 and (kept.state["mean"][~used_RP] != 0).any()
-    cleared.state["mean"][~used_RP] = 0.0
+    assert 0.2 < used_RP.double().mean() < 0.8 and (kept.update.state["mean"][~used_RP] != 0).any()
+    cleared.update.state["mean"][~used_RP] = 0.0
     for program in (kept, cleared):
         program.advance(3)
     assert torch.equal(kept.replicas.master_RP[used_RP], cleared.replicas.master_RP[used_RP])
@@ -398,9 +398,7 @@ def test_the_heaviest_units_are_those_of_the_weights_that_are_scored(task, tmp_p
     program = trained(run)
     old = program.replicas.state_views()["widths.rank_d_ff"]
     assert not torch.equal(
-        program.replicas.state_views(program.replicas.with_fresh_state(program.weights_RP))[
-            "widths.rank_d_ff"
-        ],
+        program.replicas.state_views(program.kept.with_fresh_state(program.weights_RP))["widths.rank_d_ff"],
         old,
     ), "the ranks moved meanwhile"
 
@@ -415,7 +413,7 @@ def test_ranking_the_units_leaves_the_state_of_other_methods_alone(task):
     sizes = [view for name, view in views.items() if name.endswith(".size")]
     assert masks and all(set(mask.unique().tolist()) == {0.0, 1.0} for mask in masks)
     assert sizes and all(bool((size > 0).all() and (size < 1).all()) for size in sizes)
-    kept = program.replicas.state_views(program.replicas.with_fresh_state(program.weights_RP))
+    kept = program.replicas.state_views(program.kept.with_fresh_state(program.weights_RP))
     assert all(torch.equal(kept[name], view) for name, view in views.items() if "widths" not in name)
 
 

@@ -16,6 +16,7 @@ from lmbench.models.base import seeded
 from lmbench.models.depth_recurrent import DepthRecurrent
 from lmbench.training.costs import run_flops
 from lmbench.training.execute import fit_model
+from lmbench.training.kept import Kept
 from lmbench.training.loop import train
 from lmbench.training.program import Program
 from lmbench.training.replicas import Replicas
@@ -166,7 +167,7 @@ def test_a_view_sees_what_is_put_in_the_place_of_a_weight_or_table():
     replicas.master_RP.mul_(1.1)  # the buffer that all weights are views of now
     after = model(ids).logits_BTV
     fresh = seeded(config, init_seed=0).double().eval()
-    fresh.load_state_dict(replicas.state(0))
+    fresh.load_state_dict(Kept(replicas).state(0))
     assert torch.equal(after, fresh(ids).logits_BTV)
     assert not torch.equal(after, before)
     weights = {name: 0.9 * p.detach() for name, p in model.named_parameters()}
@@ -311,7 +312,7 @@ def test_training_with_a_switch_equals_a_plain_loop(task):
         losses.append(loss.item())
     program.advance(6)
     np.testing.assert_allclose(program.losses_SR[:, 0], losses, rtol=1e-10)
-    for name, value in program.replicas.state(0).items():
+    for name, value in program.kept.state(0).items():
         torch.testing.assert_close(value, model.get_parameter(name).detach(), rtol=1e-9, atol=1e-12)
 
 

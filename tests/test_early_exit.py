@@ -13,12 +13,12 @@ from lmbench.measure.early_exit import depth_flops, exit_curve, threshold_flops
 from lmbench.measure.flops import ledger, parameters
 from lmbench.measure.score import evaluate
 from lmbench.models.base import seeded
-from lmbench.probes import ExitCurve
+from lmbench.probes.scores import ExitCurve
 from lmbench.tasks.base import View, load_task
 from lmbench.training import exits as exits_module
 from lmbench.training.execute import fit_model, run_all
 from lmbench.training.exits import exit_curves
-from lmbench.training.replicas import OnePass
+from lmbench.training.passes import OnePass
 from tests.test_training import small_run
 
 SIZES = {"vocab_size": 11, "seq_len": 8, "d_model": 16, "n_head": 2, "n_layer": 3, "d_ff": 24}

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lmbench.assignments import make_run
 from lmbench.cli import main
 from lmbench.config import discover, kinds, make
 from lmbench.data.corpus import load_corpus
@@ -17,7 +18,6 @@ from lmbench.export.folder import export_run
 from lmbench.export.starts import Piece, logits_of, pieces_of
 from lmbench.export.tokenizer import START, check_equal, library_tokenizer
 from lmbench.models.base import seeded
-from lmbench.run import make_run
 from lmbench.store import Store
 from lmbench.training.execute import fit_model, run_all
 from lmbench.training.rescore import evaluate_run, load_run

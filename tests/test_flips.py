@@ -12,7 +12,7 @@ from lmbench.config import make
 from lmbench.measure import flips
 from lmbench.measure.flips import flip_curve
 from lmbench.models.base import LanguageModel, Output, seeded
-from lmbench.probes import FlipCurve
+from lmbench.probes.scores import FlipCurve
 from lmbench.records import Reference, pack
 from lmbench.tasks.base import View, load_task
 from lmbench.training import robustness

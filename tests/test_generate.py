@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from lmbench import cli
+from lmbench.assignments import make_run
 from lmbench.config import discover, make
 from lmbench.measure import late
 from lmbench.measure.generate import continuation, draw, generate, probabilities, uniforms, window_start
 from lmbench.models.base import LanguageModel, ModelConfig, State, seeded
-from lmbench.run import make_run
 from lmbench.store import Store
 from lmbench.training.execute import fit_model, run_all
 from lmbench.training.latency import latency_rows

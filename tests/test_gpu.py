@@ -212,4 +212,4 @@ def test_sliced_widths_are_a_captured_graph_each(task):
     run, _ = method_run(task, "constrain_slice")
     program = Program([run.replace(steps=60)], device=torch.device("cuda"))
     program.advance(60)
-    assert len(program._steps) > 2 and bool(torch.isfinite(program.losses_SR).all())
+    assert len(program.execution.steps) > 2 and bool(torch.isfinite(program.losses_SR).all())

@@ -116,7 +116,7 @@ def test_each_optimizer_in_a_group_is_as_alone_whatever_its_numbers(kind, task):
 @pytest.mark.parametrize("model", ["mlp", "transformer"])
 def test_options_of_a_run_in_a_group_are_as_alone(model, fields, task):
     group = assert_group_is_alone(three(tiny_run(task, model, steps=25, **fields)))
-    assert (group.ema_RP is None) == ("ema" not in fields)
+    assert (group.update.ema_RP is None) == ("ema" not in fields)
 
 
 def test_replicas_of_a_group_are_different_runs(task):
@@ -162,16 +162,16 @@ def test_batches_and_dropout_keys_of_a_group_are_exactly_those_of_runs_alone(fie
     runs = three(tiny_run(task, **fields))
     group = trained(runs, steps=1)
     names = {"start", "dropout"} | ({"used"} if "epoch_windows" in fields else set())
-    assert set(group.block) == names
+    assert set(group.draws.block) == names
     for at, run in enumerate(runs):
         alone = trained([run], steps=1)
-        for name, drawn in group.block.items():
-            assert len(drawn) == 50 and torch.equal(drawn[:, at], alone.block[name][:, 0])
-        rows = {name: drawn[7] for name, drawn in group.block.items()}
+        for name, drawn in group.draws.block.items():
+            assert len(drawn) == 50 and torch.equal(drawn[:, at], alone.draws.block[name][:, 0])
+        rows = {name: drawn[7] for name, drawn in group.draws.block.items()}
         beside, one = group.streams[0].batch(rows), alone.streams[0].at(7)
         assert torch.equal(beside.tokens_BT[at], one.tokens_BT)
         assert torch.equal(beside.targets_BT[at], one.targets_BT)
-    keys = group.block["dropout"]
+    keys = group.draws.block["dropout"]
     assert len(keys.unique()) == keys.numel()
 
 

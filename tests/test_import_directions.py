@@ -18,11 +18,12 @@ LEVELS = (
     ("curves",),
     ("schedule", "tracking"),
     ("run",),
-    ("probes",),
+    ("assignments", "probes"),
     ("records", "folders"),
-    ("entries", "locks"),
+    ("entries", "locks", "run_folders"),
     ("index",),
     ("store",),
+    ("asked",),
     ("data", "layers"),
     ("tasks", "models"),
     ("methods",),
@@ -38,13 +39,14 @@ LEVELS = (
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 # analysis/ stands beside the ladder: it reads results, so it needs these and no torch ...
-ANALYSIS_MAY_IMPORT = {"home", "config", "schedule", "run", "records", "store", "analysis"}
+ANALYSIS_MAY_IMPORT = {"errors", "home", "config", "schedule", "run", "records", "store", "analysis"}
 # ... and only what presents results may import it.
 MAY_IMPORT_ANALYSIS = {"analysis", "notebook", "batch", "report", "report_pages", "cli"}
 # Drawing a report page is part of the report.
 SIBLINGS = {("report", "report_pages")}
-WITHOUT_TORCH = ("analysis", "config", "curves", "entries", "errors", "folders", "home", "index", "locks")
-WITHOUT_TORCH += ("probes", "progress", "records", "run", "schedule", "store", "tracking")
+WITHOUT_TORCH = ("analysis", "asked", "assignments", "config", "curves", "entries", "errors", "folders")
+WITHOUT_TORCH += ("home", "index", "locks", "probes", "progress", "records", "run", "run_folders", "schedule")
+WITHOUT_TORCH += ("store", "tracking")
 # Installed by `make env`, but not where models are only trained and measured.
 LAZY = {"papermill", "jupyter_client", "nbclient", "nbformat", "nbconvert", "IPython", "fvcore", "pooch"}
 LAZY |= {"datasketch", "tokenizers"}

@@ -9,7 +9,7 @@ from lmbench.measure import latency as measured
 from lmbench.measure.latency import KINDS, Latency, Timing, latencies, timed, timed_model
 from lmbench.measure.memory import LiveBytes, memory
 from lmbench.models.base import ModelConfig
-from lmbench.probes import Latency as LatencyRecord
+from lmbench.probes.device import Latency as LatencyRecord
 from lmbench.records import Reference, pack
 from lmbench.store import Store
 from lmbench.training.latency import latency_rows

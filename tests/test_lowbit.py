@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from lmbench.config import make
 from lmbench.measure.lowbit import Converted, arithmetic, convert, wall_clock
-from lmbench.measure.lowbit_kernels import FORMS, is_two_of_four
+from lmbench.measure.lowbit_kernels import FORMS
+from lmbench.measure.lowbit_linears import is_two_of_four
 from lmbench.models.base import LanguageModel, seeded
 
 SIZES = {"vocab_size": 11, "seq_len": 8, "d_model": 16, "n_head": 2, "n_layer": 2, "d_ff": 24}

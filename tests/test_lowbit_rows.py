@@ -9,7 +9,7 @@ from lmbench.analysis.lowbit_figures import CLAIM, claims, low_bit_panel, low_bi
 from lmbench.config import from_dict, make
 from lmbench.measure.lowbit import Converted
 from lmbench.measure.lowbit_kernels import FORMS
-from lmbench.probes import LowBit
+from lmbench.probes.device import LowBit
 from lmbench.records import Reference, pack
 from lmbench.store import Store
 from lmbench.training import lowbit

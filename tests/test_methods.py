@@ -12,7 +12,8 @@ from torch.nn.utils import parametrize
 from lmbench import config
 from lmbench.config import make
 from lmbench.measure.score import summed_loss
-from lmbench.methods.base import Attached, Method, Objective
+from lmbench.methods.attached import Attached
+from lmbench.methods.base import Method, Objective
 from lmbench.methods.equipment import Equipment, equipped, in_force, trained_name
 from lmbench.models.base import seeded
 from lmbench.store import Store
@@ -176,15 +177,15 @@ def test_controls_have_the_value_of_the_step_in_its_pass_and_in_the_scores_after
     for step in range(3):
         program.advance(1)
         assert program.replicas.module.get_buffer(name).item() == pytest.approx(1 + step / 10)
-        shadow = program.replicas.plain(0)[UP]
-        torch.testing.assert_close(program.replicas.state(0)[UP], shadow * (1 + step / 10))
+        shadow = program.kept.plain(0)[UP]
+        torch.testing.assert_close(program.kept.state(0)[UP], shadow * (1 + step / 10))
 
 
 def test_what_is_not_permanent_is_not_exported(task, monkeypatch):
     monkeypatch.setattr(Factor, "permanent", False)
     program = Program([run_with(task, Factor())], device=CPU)
     program.advance(3)
-    assert torch.equal(program.replicas.state(0)[UP], program.replicas.plain(0)[UP])
+    assert torch.equal(program.kept.state(0)[UP], program.kept.plain(0)[UP])
 
 
 @pytest.mark.parametrize("methods", [(Factor(),), (Half(),), (Half(freezes=True),), (Factor(), Half())])
@@ -224,11 +225,11 @@ def test_training_that_is_stopped_ends_in_the_same_bits(stop, task, tmp_path):
 def test_state_is_refreshed_when_due_and_exported_weights_are_masked(task):
     program = Program([run_with(task, Half(), dtype="float32")], device=CPU)
     program.advance(3)
-    assert (program.replicas.state(0)[UP] == 0).sum() == 0
+    assert (program.kept.state(0)[UP] == 0).sum() == 0
     program.advance(1)
-    weights = program.replicas.state(0)[UP]
+    weights = program.kept.state(0)[UP]
     assert (weights == 0).float().mean() == pytest.approx(0.5, abs=0.02)
-    assert set(program.replicas.state(0)) == {
+    assert set(program.kept.state(0)) == {
         n for n, _ in seeded(program.run.model, init_seed=0).named_parameters()
     }
 
@@ -238,12 +239,10 @@ def test_frozen_weights_do_not_move_though_momentum_and_decay_would_move_them(ta
     for program in (free, frozen):
         program.advance(4)
     mask = frozen.replicas.state_views()[HalfAttached.mask][0]
-    before = [program.replicas.plain(0)[UP] for program in (free, frozen)]
+    before = [program.kept.plain(0)[UP] for program in (free, frozen)]
     for program in (free, frozen):
         program.advance(2)
-    moved = [
-        program.replicas.plain(0)[UP] != one for program, one in zip((free, frozen), before, strict=True)
-    ]
+    moved = [program.kept.plain(0)[UP] != one for program, one in zip((free, frozen), before, strict=True)]
     assert not moved[1][mask == 0].any() and moved[1][mask > 0].all()
     assert moved[0][free.replicas.state_views()[HalfAttached.mask][0] == 0].all()
 
@@ -251,7 +250,7 @@ def test_frozen_weights_do_not_move_though_momentum_and_decay_would_move_them(ta
 def test_masks_are_neither_averaged_nor_updated(task):
     program = Program([run_with(task, Half(), ema=0.9, dtype="bfloat16")], device=CPU)
     program.advance(6)
-    for weights in (program.replicas.master_RP, program.ema_RP):
+    for weights in (program.replicas.master_RP, program.update.ema_RP):
         assert set(program.replicas.state_views(weights)[HalfAttached.mask].unique().tolist()) == {0.0, 1.0}
 
 

@@ -20,7 +20,7 @@ from lmbench.methods.teacher_cache import TeacherCache
 from lmbench.models.base import LanguageModel, ModelConfig, seeded
 from lmbench.tasks.base import IGNORE, Batch, load_task
 from lmbench.training.capture import CapturedScorer
-from lmbench.training.loop import check
+from lmbench.training.check import check
 from lmbench.training.program import Program
 from lmbench.training.replicas import Replicas
 from lmbench.training.teachers import stream_of
@@ -342,7 +342,7 @@ def test_rows_without_masks_are_learned_from_otherwise(task):
 )
 def test_a_group_that_learns_from_divided_rows_is_as_its_runs_alone(task, model, fields):
     group = assert_group_is_alone(three(run_of(task, model=model, steps=5, **fields)))
-    assert not torch.equal(group.block["segment"][:, 0], group.block["segment"][:, 1])
+    assert not torch.equal(group.draws.block["segment"][:, 0], group.draws.block["segment"][:, 1])
 
 
 def test_slices_of_widths_see_the_segments_that_masks_see(task):
@@ -371,7 +371,7 @@ def test_a_live_teacher_is_asked_about_the_same_segments(task):
     run = run_of(task, make("method", "distill", teacher=(teacher,)), packed())
     program = Program([run, run.with_seed(3)], device=CPU, teachers=weights)
     program.advance(1)
-    row = {name: value[0] for name, value in program.block.items() if name != "dropout"}
+    row = {name: value[0] for name, value in program.draws.block.items() if name != "dropout"}
     batch = program.streams[0].batch(row)
     (logits_RMBTV,) = program.teachers.parts(batch, row, n=1)
     model = moved(teacher.model).double().eval()

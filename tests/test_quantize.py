@@ -265,7 +265,7 @@ def test_learned_scales_are_found_when_rounding_begins_from_what_masks_leave(tas
     )
     program = Program([run_of(task, methods=methods)], device=CPU)
     program.advance(6)
-    program._refresh()
+    program.replicas.recompute_state(program.done)
     views, state = program.replicas.trained_views(), program.replicas.state_views()
     model = program.replicas.module
     name = "blocks.0.feedforward.up.weight"

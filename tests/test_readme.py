@@ -36,9 +36,8 @@ def test_every_make_target_exists():
 
 @pytest.mark.parametrize("line", [" ".join(words) for words in commands() if "-p" in words])
 def test_every_parameter_in_an_example_is_accepted(line):
-    from lmbench.config import parse_assignments
+    from lmbench.assignments import make_run, parse_assignments
     from lmbench.notebook import checked, find, notebooks
-    from lmbench.run import make_run
 
     words = shlex.split(line)
     given = parse_assignments([words[i + 1] for i, word in enumerate(words) if word == "-p"])

@@ -3,8 +3,9 @@
 import pytest
 from pydantic import Field
 
-from lmbench.config import discover, kinds, make, parse_assignments
-from lmbench.run import Dense, Evaluation, LastToken, Run, make_run, resolve_key
+from lmbench.assignments import make_run, parse_assignments, resolve_key
+from lmbench.config import discover, kinds, make
+from lmbench.run import Dense, Evaluation, LastToken, Run
 from lmbench.schedule import Cosine
 from tests.corpora import write_corpus
 

@@ -20,7 +20,7 @@ from lmbench.measure.bound_samples import (
     token_sample,
 )
 from lmbench.measure.score import target_scores
-from lmbench.probes import FileRisk
+from lmbench.probes.scores import FileRisk
 from lmbench.records import Reference, pack
 from lmbench.store import Store
 from lmbench.tasks.base import IGNORE, View, load_task

@@ -24,7 +24,7 @@ from lmbench.measure.score import (
 from lmbench.models.base import LanguageModel, Output, seeded
 from lmbench.records import no_items
 from lmbench.tasks.base import IGNORE, Batch, View
-from lmbench.tasks.text import TextData
+from lmbench.tasks.text_data import TextData
 from tests.corpora import text, write_corpus
 
 CPU = torch.device("cpu")

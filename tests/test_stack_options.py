@@ -15,7 +15,8 @@ from lmbench.layers.mixer import Pass
 from lmbench.layers.mixers import MIXERS
 from lmbench.measure.flops import counted_flops, ledger, parameters, train_flops
 from lmbench.models.base import ModelConfig, seeded
-from lmbench.models.stack import Stack, StackConfig
+from lmbench.models.stack import StackConfig
+from lmbench.models.stack_module import Stack
 from tests import test_model_contracts as contracts
 
 OPTIONS: dict[str, dict[str, object]] = {

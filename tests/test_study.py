@@ -234,7 +234,7 @@ def distance(best):
 def test_the_choice_is_made_on_real_validations_and_the_test_split_stays_untouched(
     task, tmp_path, monkeypatch
 ):
-    from lmbench.tasks.text import TextData
+    from lmbench.tasks.text_data import TextData
 
     scored, honest = set(), TextData.eval_batches
 

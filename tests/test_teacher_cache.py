@@ -14,7 +14,7 @@ from lmbench.layers.objective import average, likeliest, unpacked
 from lmbench.methods.teacher_cache import TeacherCache, fill, windows
 from lmbench.models.base import seeded
 from lmbench.tasks.base import IGNORE, View, load_task
-from lmbench.tasks.text import TextData
+from lmbench.tasks.text_data import TextData
 from lmbench.tasks.windows import gather
 from lmbench.training.loop import train_group
 from tests.corpora import text, write_corpus

@@ -121,6 +121,14 @@ def test_a_stream_gives_each_batch_in_any_order(data):
         assert torch.equal(again.at(step).targets_BT, first[step].targets_BT)
 
 
+def test_streams_of_one_context_share_the_places_of_windows_and_cannot_change_them(data):
+    first, second = (data.stream(run_on(data, data_seed=seed), view()) for seed in (0, 1))
+    assert first.starts_S is second.starts_S
+    with pytest.raises(ValueError, match="read-only"):
+        first.starts_S[0] = 1
+    assert len(data.stream(run_on(data), view(4)).starts_S) > len(first.starts_S)
+
+
 @pytest.mark.parametrize("is_window", [False, True])
 def test_stacked_batches_are_those_of_each_run(data, is_window):
     runs = [run_on(data, epoch_windows=10, data_seed=seed) for seed in (0, 1, 5)]

@@ -21,10 +21,10 @@ from lmbench.analysis.time_to_quality import (
     spent,
     with_optimizer,
 )
+from lmbench.assignments import make_run
 from lmbench.config import make
 from lmbench.measure.flops import parameters
 from lmbench.notebook import notebooks, parameters_of, presets
-from lmbench.run import make_run
 from lmbench.store import Store
 from lmbench.training.execute import fit_model, run_all
 

@@ -147,7 +147,7 @@ def test_averaged_weights_are_what_is_scored_and_kept(task):
     program = program_of(run)
     program.advance(run.steps)
     trained = train(run, device=CPU)
-    average = program.replicas.state(0, program.ema_RP)
+    average = program.kept.state(0, program.update.ema_RP)
     assert all(torch.equal(trained.final[name], average[name]) for name in average)
     model = run.model.build()
     model.load_state_dict(average)

@@ -10,7 +10,7 @@ import pandas as pd
 from lmbench.analysis.checks import require
 from lmbench.analysis.ladders import ENDS, POINT
 from lmbench.analysis.stats import summarise
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 
 def settings(levels: Iterable[str], name: str, *, usual: float) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from lmbench.analysis.formats import ON_DEVICE
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 
 def require(table: pd.DataFrame, column: str) -> None:

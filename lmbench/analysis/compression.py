@@ -17,7 +17,7 @@ from lmbench.analysis.equivalence import MARGIN, equivalences
 from lmbench.analysis.intervals import Estimate, t_interval
 from lmbench.analysis.pairing import seed_table
 from lmbench.analysis.stats import paired_differences, summarise
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 CLAIMED_SIZE = 8.0  # "8x or more due to 8-bit quantization"
 FLOAT_BYTES = 4  # of a float32 parameter

@@ -14,7 +14,7 @@ from lmbench.analysis.checks import refuse_mixed_devices, require
 from lmbench.analysis.compression import CLAIMED_SIZE, size_ratio
 from lmbench.analysis.distillation_arms import HARD
 from lmbench.analysis.intervals import Estimate, welch
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 CLAIMED_MACS = 10.0  # "10x or more due to 90% sparsity"
 BASE_FORM = "float32"

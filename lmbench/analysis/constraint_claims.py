@@ -13,11 +13,13 @@ import pandas as pd
 from lmbench.analysis.checks import require
 from lmbench.analysis.claims import BASE, CLAIMS, Claim, adjusted_by_family, claim
 from lmbench.analysis.constraint_arms import RACED
+from lmbench.analysis.constraint_capabilities import emergence_tests
 from lmbench.analysis.constraint_costs import cost_ratios
 from lmbench.analysis.constraint_evidence import Evidence, Tested
 from lmbench.analysis.constraint_quality import quality_tests
 from lmbench.analysis.constraint_schedule import race, schedule_tests
 from lmbench.analysis.constraint_shape import shape_tests
+from lmbench.analysis.constraint_shifts import shift_tests
 from lmbench.analysis.equivalence import MARGIN
 from lmbench.analysis.replication import IN_WORDS, sentence
 from lmbench.analysis.words import percent
@@ -38,6 +40,8 @@ def findings(
     widths: pd.DataFrame | None = None,
     inference: pd.DataFrame | None = None,
     coverage: pd.DataFrame | None = None,
+    emergence: pd.DataFrame | None = None,
+    shifted: pd.DataFrame | None = None,
     metric: str = "bits_per_byte",
     margin: float = MARGIN,
     slack: float = 0.0,
@@ -46,7 +50,8 @@ def findings(
     """Judge every claim of the registry by the evidence that is there.
 
     Args:
-        runs: see `Evidence`, like `rows`, `widths`, `inference`, `coverage` and `metric`.
+        runs: see `Evidence`, like `rows`, `widths`, `inference`, `coverage`, `emergence`, `shifted` and
+            `metric`.
         margin: relative; a difference in the metric that counts as none.
         slack: relative, of the target loss in races.
         seed: of resampling.
@@ -65,12 +70,11 @@ def findings(
     if counts.min() < 2:
         raise ValueError(f"verdicts need at least 2 seeds of every arm, got 1 of {counts.idxmin()!r}")
     evidence = Evidence(
-        runs=runs, rows=rows, widths=widths, inference=inference, coverage=coverage, metric=metric,
-        margin=margin, slack=slack, seed=seed,
+        runs=runs, rows=rows, widths=widths, inference=inference, coverage=coverage, emergence=emergence,
+        shifted=shifted, metric=metric, margin=margin, slack=slack, seed=seed,
     )  # fmt: skip
-    return judged(
-        [*quality_tests(evidence), *_races(evidence), *shape_tests(evidence), *schedule_tests(evidence)]
-    )
+    parts = (quality_tests, _races, emergence_tests, shift_tests, shape_tests, schedule_tests)
+    return judged([test for part in parts for test in part(evidence)])
 
 
 def race_pairs(arms: Sequence[str]) -> list[tuple[str, str]]:
@@ -153,6 +157,7 @@ def reading(table: pd.DataFrame, *, margin: float = MARGIN, n_seeds: int | None 
         each.append(sentence(f"{row.id}, {row.claim} ({row.compared})", code, row.measured + claimed))
     rest = []
     for reason, own in untested_claims(table).groupby("reason", sort=False):
-        named = ", ".join(f"{row.id} ({row.claim})" for row in own.itertuples())
+        # Several tests of one claim may lack the same.
+        named = ", ".join(dict.fromkeys(f"{row.id} ({row.claim})" for row in own.itertuples()))
         rest.append(f"{named}: {reason}")
     return "\n\n".join([opening, " ".join(each), f"Not tested here. {'. '.join(rest)}."])

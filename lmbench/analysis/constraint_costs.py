@@ -20,7 +20,7 @@ import pandas as pd
 from lmbench.analysis.checks import refuse_mixed_devices, require
 from lmbench.analysis.intervals import t_interval
 from lmbench.analysis.time_to_quality import COSTS, crossings, with_optimizer
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 RATIOS = ["a", "b", "cost", "ratio", "low", "high", "p", "n", "reached", "known", "objection"]
 UPFRONT = ("selection_flops", "selection_reference_flops")

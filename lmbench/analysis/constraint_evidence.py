@@ -33,6 +33,10 @@ class Evidence:
     flops_per_token; a row each."""
     coverage: pd.DataFrame | None = None
     """What a selection keeps: label, init_seed, measure, value; "quota" is the least share of a domain's."""
+    emergence: pd.DataFrame | None = None
+    """How many times earlier each arm has each capability: `constraint_capabilities.times_earlier`."""
+    shifted: pd.DataFrame | None = None
+    """What each run loses to each shift: `generalization.gaps`."""
     metric: str = "bits_per_byte"
     """Lower is better."""
     margin: float = MARGIN

@@ -15,14 +15,14 @@ from matplotlib.ticker import MaxNLocator
 
 from lmbench.analysis import axes, chart, style
 from lmbench.analysis.checks import require
-from lmbench.analysis.claims import BASE, SCHED
+from lmbench.analysis.claims import BASE, SCHED, SMALL
 from lmbench.analysis.constraint_costs import of_whole_task
 from lmbench.analysis.constraint_shape import BAND, EQUAL_FLOPS, has_twins
 from lmbench.analysis.formats import METRICS
 from lmbench.analysis.optimum import optimum, sweep_values
 from lmbench.analysis.stats import summarise
 from lmbench.analysis.table import provenance
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 BLUE, VERMILION, GREEN = "#0173b2", "#d55e00", "#029e73"
 UNITS = {
@@ -32,7 +32,9 @@ UNITS = {
 }
 ARMS = {
     BASE: style.Look(BLUE, "o", "-"),
+    SMALL: style.Look("#a06000", "^", (0, (3, 1))),
     SCHED: style.Look(VERMILION, "s", (0, (5, 2))),
+    "const C=0.5": style.Look("#56b4e9", "D", (0, (1.5, 1.5))),
     "sched without oscillation": style.Look(GREEN, "^", (0, (6, 2, 1.5, 2))),
     "sched without warm-up": style.Look("#cc78bc", "D", (0, (1.5, 1.5))),
     "sched without relaxation": style.Look("#882255", "v", (0, (3, 1))),

@@ -15,7 +15,7 @@ from lmbench.analysis import axes, chart, style
 from lmbench.analysis.checks import require
 from lmbench.analysis.cost_latency import latency_panel, throughput
 from lmbench.analysis.formats import format_si
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 __all__ = ["counts_panel", "latency_panel", "ledger_bars", "memory_panel", "throughput"]
 

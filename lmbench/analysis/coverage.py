@@ -23,7 +23,7 @@ from lmbench.analysis.intervals import t_interval, welch
 from lmbench.analysis.restricted import middles, restricted_mean_ratio
 from lmbench.analysis.simulated import Bounds, Design
 from lmbench.analysis.survival import log_rank
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 NOMINAL = 0.95
 RESAMPLES = 1000  # of the bootstrap

@@ -10,7 +10,7 @@ from lmbench.analysis.checks import refuse_mixed_devices, require
 from lmbench.analysis.formats import METRICS
 from lmbench.analysis.references import References, reference_values
 from lmbench.analysis.table import provenance
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 PROGRESS = {
     "flops": "training FLOPs",

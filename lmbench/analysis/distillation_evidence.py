@@ -40,7 +40,7 @@ class Evidence:
     speeds: pd.DataFrame | None = None
     """From `compression_speed.speed_table`."""
     agreement: pd.DataFrame | None = None
-    """label, init_seed and the measures of `measure.agreement`."""
+    """label, init_seed and the measures of `measure.agreement.agreement`."""
     floors: pd.DataFrame | None = None
     """label, k_inf, low, high, n: of KL over training, from `measure.convergence.fit_floor`."""
     reached: pd.DataFrame | None = None

@@ -16,7 +16,7 @@ from lmbench.analysis.compression import joint_table
 from lmbench.analysis.distillation_arms import JOINT, TEACHER
 from lmbench.analysis.distillation_evidence import UNIT, Evidence, first_of
 from lmbench.analysis.intervals import Estimate
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 SCORES = ("nll", "perplexity", "accuracy", "bits_per_byte")
 COUNTS = ("macs", "nonzero_macs")

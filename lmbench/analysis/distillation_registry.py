@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from lmbench.analysis.claims import Claim
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 TEACHER, HARD, V1, V2 = "teacher", "hard", "V1", "V2"
 LOSS, CELLS = "bits per byte", "cells of the 2^4 design"

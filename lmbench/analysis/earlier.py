@@ -19,7 +19,7 @@ from lmbench.analysis.emerged import fisher
 from lmbench.analysis.intervals import check_confidence
 from lmbench.analysis.restricted import NO_RATIO, Ratio, middle_ratio, restricted_mean_ratio
 from lmbench.analysis.survival import log_rank
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 NARROW = 1.5  # upper / lower of an onset that may be taken at its middle
 KEYS = ("task", "level", "metric", "threshold", "unit")

@@ -15,7 +15,7 @@ from lmbench.analysis.earlier import COLUMNS, KEYS, check_known, earlier, is_val
 from lmbench.analysis.earlier_words import UNIT, amount, times
 from lmbench.analysis.intervals import holm
 from lmbench.analysis.words import capital, percent, seeds
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 Promise = Literal["refuted", "consistent", "exceeded", "not decided"]
 

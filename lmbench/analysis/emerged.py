@@ -15,7 +15,7 @@ import pandas as pd
 
 from lmbench.analysis.checks import require
 from lmbench.analysis.intervals import check_confidence
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 SERIES = ["run", "task", "level", "metric", "threshold"]
 METRICS = {"score": "score", "nll": "answer_nll"}

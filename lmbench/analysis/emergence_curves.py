@@ -20,7 +20,7 @@ from lmbench.analysis.emergence_grid import METRICS, Capability, Label
 from lmbench.analysis.ladders import ENDS, normalise
 from lmbench.analysis.stats import summarise
 from lmbench.analysis.table import provenance
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 BEYOND = 0.15
 """Of the way from chance to Bayes: how far a panel shows what lies beyond its ladder."""
@@ -35,6 +35,7 @@ def capability_curves(
     x: str = "step",
     metric: str = "score",
     threshold: float = 0.5,
+    looks: Mapping[str, style.Look] | None = None,
 ) -> chart.Chart:
     """A panel for each task and level: means over seeds with t intervals, ladder and threshold.
 
@@ -45,6 +46,7 @@ def capability_curves(
         x: of `curves.PROGRESS`, on a logarithmic axis.
         metric: "score", or its continuous twin "answer_nll", which falls where the score rises.
         threshold: of the normalised score, drawn in the units of the panel; 0 is chance and 1 Bayes.
+        looks: of labels that are no models, such as arms; the others have their own.
 
     Raises:
         ValueError: no points of that metric, an x that is unknown or not above 0, a ladder that lacks a
@@ -72,7 +74,7 @@ def capability_curves(
     means = means.merge(rows.groupby(keys)[x].mean().rename("x").reset_index(), on=keys).sort_values(
         "step", kind="stable"
     )
-    looks = style.looks(rows["label"])
+    looks = style.looks(rows["label"], own=looks)
     with style.context():
         fig, panels = emergence_grid.grid(emergence_grid.capabilities(rows), sharey=False)
         axes.log_axis(next(iter(panels.values())), means["x"], is_power=x == "flops", max_labels=4)

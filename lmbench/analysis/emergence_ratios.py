@@ -7,7 +7,7 @@ where a median was not reached, and words where no run of either got there.
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from lmbench.analysis.earlier_words import UNIT
 from lmbench.analysis.emergence_grid import METRICS, TINY
 from lmbench.analysis.emergence_words import Drawn, shown
 from lmbench.analysis.words import percent
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 COLUMNS = (
     "a", "b", "task", "level", "metric", "threshold", "unit", "ratio", "low", "high", "method", "bound",
@@ -40,6 +40,7 @@ def ratio_panel(
     unit: str = "step",
     threshold: float = 0.5,
     metric: str = "score",
+    looks: Mapping[str, style.Look] | None = None,
 ) -> chart.Chart:
     """Times earlier than the reference with intervals, a row for each task, level and model.
 
@@ -47,6 +48,7 @@ def ratio_panel(
         table: from `earlier_table(onsets, reference=...)`; other units, thresholds and metrics may be
             in it.
         reference: the b of the rows to draw; may be left out where there is only one.
+        looks: of labels that are no models, such as arms; the others have their own.
 
     Raises:
         ValueError: a missing column, a unit, threshold or metric that the table does not have, a
@@ -54,7 +56,7 @@ def ratio_panel(
     """
     rows = _against(table, reference, metric=metric, unit=unit, threshold=threshold)
     reference = rows["b"].iloc[0]
-    looks = style.looks(rows["a"])
+    looks = style.looks(rows["a"], own=looks)
     known = {name: _ordered(rows, name, looks) for name in emergence_grid.capabilities(rows)}
     drawn = [(row, shown(row)) for own in known.values() for row in own]
     with style.context():

@@ -22,7 +22,7 @@ from lmbench.analysis.curves import PROGRESS
 from lmbench.analysis.emergence_grid import METRICS, Capability
 from lmbench.analysis.onset import UNITS, onsets
 from lmbench.analysis.survival import median_interval, turnbull
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 TWINS = ("score", "answer_nll")

@@ -23,7 +23,7 @@ from lmbench.analysis.intervals import Estimate, finite, holm, t_interval
 from lmbench.analysis.stats import summarise
 from lmbench.analysis.verdict import Better
 from lmbench.analysis.words import capital, difference_in_words, seeds
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 ALPHA = 0.05
 EFFECTS = ["effect", "aliases", "order", "difference", "low", "high", "p", "p_holm", "n"]

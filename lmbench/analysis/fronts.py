@@ -19,7 +19,7 @@ from lmbench.analysis.intervals import finite
 from lmbench.analysis.pareto import TOLERANCE, pareto_front
 from lmbench.analysis.stats import summarise
 from lmbench.analysis.words import in_digits, seeds
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 LOSS, UNIT = "packed_bits_per_byte", "init_seed"
 COSTS = {

@@ -20,7 +20,7 @@ from lmbench.analysis.intervals import holm, t_interval
 from lmbench.analysis.ladders import ENDS, normalise
 from lmbench.analysis.stats import paired_differences, summarise
 from lmbench.analysis.verdict import judge, ranking_sentence
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 Families = Mapping[str, Sequence[tuple[str, str, str]]]
 """Family to its members: (task, level in distribution, shifted level)."""

@@ -34,11 +34,13 @@ def family_panel(
     families: Families,
     metric: str = "score",
     confidence: float = 0.95,
+    looks: Mapping[str, style.Look] | None = None,
 ) -> chart.Chart:
     """Each model on each member of each family: shifted (filled) beside in distribution (hollow).
 
     Args:
         rows, ladder, families, metric: as `generalization.family_table`.
+        looks: of labels that are no models, such as arms; the others have their own.
 
     Raises:
         ValueError: as there.
@@ -46,7 +48,7 @@ def family_panel(
     every, by = gaps(rows, ladder, families=families, metric=metric), [*MEMBER, "label"]
     points = summarise(every, by=by, value="normalised", confidence=confidence)
     within = summarise(every, by=by, value="normalised_within", confidence=confidence)
-    looks = style.looks(every["label"])
+    looks = style.looks(every["label"], own=looks)
     members = every.drop_duplicates(MEMBER)["family"].value_counts(sort=False)
     slot = STEP * len(looks) + GAP
     with style.context():

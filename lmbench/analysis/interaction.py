@@ -15,7 +15,7 @@ import pandas as pd
 from lmbench.analysis.intervals import Estimate, t_interval
 from lmbench.analysis.pairing import seed_table
 from lmbench.analysis.words import in_digits, percent, seeds
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 Scale = Literal["linear", "log"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lmbench.analysis.checks import require
-from lmbench.config import nearest
+from lmbench.errors import nearest
 
 POINT = ["task", "level", "metric"]
 ENDS = ("chance", "bayes")

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter
 
 from lmbench.analysis import axes, chart, style
 from lmbench.analysis.checks import refuse_mixed_devices, require
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 BASE_FORM = "float32"
 CLAIM = "arithmetic claim"

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from lmbench.analysis.checks import refuse_mixed_devices, require
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 Rule = Literal["isotonic", "three"]
 RUN = ["run", "label", "init_seed"]

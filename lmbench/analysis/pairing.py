@@ -7,7 +7,7 @@ import pandas as pd
 
 from lmbench.analysis.checks import require
 from lmbench.analysis.intervals import finite
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 
 def paired_values(runs: pd.DataFrame, *arms: str, value: str) -> list[np.ndarray]:

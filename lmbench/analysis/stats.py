@@ -14,7 +14,7 @@ from typing import Literal
 import pandas as pd
 
 from lmbench.analysis.intervals import Estimate, check_confidence, finite, holm, t_interval, welch
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 
 def summarise(

@@ -10,7 +10,7 @@ page 7.0. SVG is deterministic (fixed salt, no date), text is drawn as outlines 
 that ships with matplotlib, so a figure looks the same on every machine.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 COLUMN_WIDTH, PAGE_WIDTH = 3.4, 7.0  # inches
@@ -71,14 +71,17 @@ class Look(NamedTuple):
     linestyle: Any
 
 
-def looks(labels: Iterable[str]) -> dict[str, Look]:
+def looks(labels: Iterable[str], *, own: Mapping[str, Look] | None = None) -> dict[str, Look]:
     """The look of each label, in drawing order: the known models first, then the others by name.
 
     A name that is not known takes the place that the sum of its letters gives (each times its
     position; not `hash`, which changes from process to process). If that place is taken by
-    another unknown name of the same call, the later name moves to the next free one.
+    another unknown name of the same call, the later name moves to the next free one. `own` are looks of
+    names that are no models, such as arms; these come first.
     """
     wanted = set(labels)
+    given = {name: look for name, look in (own or {}).items() if name in wanted}
+    wanted -= set(given)
     places: dict[str, int] = {}
     count = len(_COLOURS) * len(_OTHER_MARKERS)
     for name in sorted(wanted - set(_KNOWN)):
@@ -93,7 +96,7 @@ def looks(labels: Iterable[str]) -> dict[str, Look]:
         for name, (c, marker, line) in _KNOWN.items()
         if name in wanted
     }
-    return known | {name: _other(place, colours) for name, place in places.items()}
+    return given | known | {name: _other(place, colours) for name, place in places.items()}
 
 
 def _other(place: int, colours: list[str]) -> Look:

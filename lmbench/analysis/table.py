@@ -15,7 +15,7 @@ import pandas as pd
 from lmbench.analysis.checks import refuse_empty, refuse_mixed, refuse_mixed_devices, require
 from lmbench.analysis.formats import COSTS, HIGH, LOW, LR, METRICS
 from lmbench.analysis.references import References, reference_values
-from lmbench.config import unknown
+from lmbench.errors import unknown
 from lmbench.records import ROW_COLUMNS
 
 HIGHER_IS_BETTER = ("accuracy",)

@@ -15,7 +15,7 @@ from lmbench.analysis.references import leading_references, reference_values
 from lmbench.analysis.stats import paired_differences, summarise
 from lmbench.analysis.verdict import judge
 from lmbench.analysis.words import capital, in_digits
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 METRIC, UNIT = "bits_per_byte", "bits per byte"
 IN, OUT = "in-domain", "held out"

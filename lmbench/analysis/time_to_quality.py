@@ -19,7 +19,7 @@ import pandas as pd
 
 from lmbench.analysis.checks import refuse_mixed_devices, require
 from lmbench.analysis.intervals import check_confidence, holm, t_interval, welch
-from lmbench.config import unknown
+from lmbench.errors import unknown
 from lmbench.records import flatten
 
 COSTS = {"seconds": "seconds", "flops": "FLOPs", "tokens": "targets"}

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lmbench.config import unknown
+from lmbench.errors import unknown
 from lmbench.home import root
 from lmbench.notebook import Job, prepare
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from lmbench.batch.local import run_local
 from lmbench.batch.state import State, Watch
-from lmbench.config import unknown
+from lmbench.errors import unknown
 from lmbench.notebook import Job, finished
 
 Engine = Callable[..., list[State]]

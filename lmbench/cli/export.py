@@ -7,7 +7,7 @@ import typer
 
 from lmbench.cli import show
 from lmbench.cli.runs import open_store, whole_digest
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 PACKED = "packed"
 

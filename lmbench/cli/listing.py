@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from lmbench.cli import show
-from lmbench.config import Config, as_plain, discover, unknown
+from lmbench.config import Config, as_plain, discover
+from lmbench.errors import unknown
 
 WHAT = ("models", "tasks", "methods", "corpora", "notebooks", "presets")
 _ROLES = {"models": "model", "tasks": "task", "methods": "method"}

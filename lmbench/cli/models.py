@@ -5,10 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
+from lmbench.assignments import parse_assignments
 from lmbench.cli import show
 from lmbench.cli.notebooks import Assignments
 from lmbench.cli.runs import final_rows
-from lmbench.config import make, parse_assignments
+from lmbench.config import make
 
 DEFAULT_STEPS = 300  # of `lmbench train`: enough to see a loss fall on any machine
 
@@ -121,8 +122,8 @@ def train(
     A run whose loss stopped being finite ends in exit status 1. A large model trains on several GPUs
     by torchrun --nproc-per-node 2 -m lmbench train ...
     """
+    from lmbench.assignments import make_run
     from lmbench.home import results
-    from lmbench.run import make_run
     from lmbench.store import Store
     from lmbench.training.execute import fit_model, resolve_device, run_all
     from lmbench.training.torchrun import joined, own_device
@@ -161,7 +162,7 @@ def _listed(value: Any) -> list[Any]:
 
 def _stored_run(store: Any, digest: Any) -> Any:
     """The config of a run that the store holds, from its digest or the start of it."""
+    from lmbench.asked import config_of
     from lmbench.cli.runs import whole_digest
-    from lmbench.config import from_dict
 
-    return from_dict("run", store.record(whole_digest(store, str(digest)))["run"]["config"])
+    return config_of(whole_digest(store, str(digest)), store=store)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lmbench.assignments import parse_assignments
 from lmbench.cli import show
-from lmbench.config import parse_assignments
 
 if TYPE_CHECKING:
     from lmbench.batch import State

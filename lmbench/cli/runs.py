@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lmbench.cli import show
-from lmbench.config import nearest
+from lmbench.errors import nearest
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from lmbench.config import digest_of, unknown
+from lmbench.config import digest_of
 from lmbench.data import fetch as _fetch
 from lmbench.data.documents import Corpus, Document, cut, read_text, split_documents
 from lmbench.data.manifest import (
@@ -30,6 +30,7 @@ from lmbench.data.manifest import (
     repair,
     search_folders,
 )
+from lmbench.errors import unknown
 
 __all__ = ["Corpus", "Document", "ManifestEntry", "corpora", "fingerprint", "load_corpus", "refuse_overlap"]
 

@@ -9,8 +9,8 @@ test text then, those that the corpus counts among train and valid too.
 from collections.abc import Callable
 from dataclasses import replace
 
-from lmbench.config import unknown
 from lmbench.data.documents import Corpus, Document
+from lmbench.errors import unknown
 
 
 def choose(corpus: Corpus, *, without: str = "", only: str = "") -> Corpus:

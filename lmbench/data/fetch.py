@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lmbench.data.download import download
 from lmbench.data.manifest import (
     SPLITS,
     FileEntry,
     ManifestEntry,
-    Source,
     corpora,
     entry_of,
     find,
@@ -110,56 +110,20 @@ def _write(path: Path, body: bytes) -> Path:
     return path
 
 
-# ------------------------------------------------------------------ over HTTP
+# ------------------------------------------------------------------ from addresses
 
 
 def _fetch_file(name: str, file: str, part: FileEntry, target: Path, *, timeout_s: float) -> Path:
     problems = []
     for source in part.sources:
         log.info("fetching %s/%s from %s", name, file, source.url)
-        body, problem = _download(source, target, timeout_s=timeout_s)
+        body, problem = download(source, folder=target, timeout_s=timeout_s)
         if not problem and (wrong := mismatch(body, part.hashes)):
             problem = f"is not the file: {wrong}"
         if not problem:
             return _write(target / file, body)
         problems.append(f"{source.url} {problem}")
     raise ValueError(f"{name}/{file} could not be fetched: {'; '.join(problems)}; {remedy(name, file)}")
-
-
-def _download(source: Source, target: Path, *, timeout_s: float) -> tuple[bytes, str]:
-    """The bytes that an address serves (cut as it says), or what was wrong with them."""
-    import pooch
-    import requests
-
-    handle, part = tempfile.mkstemp(prefix=".download-", suffix=".part", dir=target)
-    os.close(handle)
-    try:
-        pooch.HTTPDownloader(timeout=timeout_s)(source.url, part, None)
-        body = Path(part).read_bytes()
-    except requests.RequestException as error:
-        return b"", _explain(error, timeout_s=timeout_s)
-    finally:
-        Path(part).unlink(missing_ok=True)
-    if wrong := mismatch(body, (source.hash,)):
-        return b"", f"is not the file: {wrong}"
-    return (body if source.cut is None else body[slice(*source.cut)]), ""
-
-
-def _explain(error: Exception, *, timeout_s: float) -> str:
-    """What went wrong with an address, to stand after it in the sentence."""
-    import requests
-
-    told = str(error)
-    if isinstance(error, requests.HTTPError):
-        return f"answered {error.response.status_code} {error.response.reason}"
-    if "IncompleteRead" in told:
-        return "ended before the announced length (truncated)"
-    # requests reports a stall inside the body as a ConnectionError, not as a Timeout.
-    if isinstance(error, requests.Timeout) or "timed out" in told:
-        return f"stalled: no byte for {timeout_s:g} s"
-    if isinstance(error, requests.TooManyRedirects):
-        return "redirects without end"
-    return f"could not be reached ({type(error).__name__})"
 
 
 # ------------------------------------------------------------------ through the package index

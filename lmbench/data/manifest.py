@@ -18,7 +18,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from lmbench import home
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 SPLITS = ("train", "valid", "test")
 INDEX = "documents.json"  # documents of each split: name, domain, start and end in characters

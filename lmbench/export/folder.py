@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from lmbench.config import unknown
+from lmbench.errors import unknown
 from lmbench.export.tokenizer import START, check_equal, library_tokenizer
 from lmbench.methods.equipment import in_force
 from lmbench.models.huggingface.library import library, without_bars

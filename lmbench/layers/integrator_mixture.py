@@ -124,3 +124,12 @@ def mixture_parameters(shape: IntegratorShape) -> int:
     """Numbers of one expert: a controller with a single bias in front."""
     C, H, n_output = shape.d_model, shape.d_controller, shape.n_output
     return (3 + n_output) * C * H + H + n_output * C
+
+
+def unchosen_parameters(shape: IntegratorShape, *, n_layer: int) -> int:
+    """Numbers of the controllers that a token does not choose; from a shared set, each layer chooses anew."""
+    if shape.n_expert == 1:
+        return 0
+    sets = 1 if shape.shared_controller else n_layer
+    used = shape.top_k * (n_layer if shape.shared_controller else 1)
+    return sets * max(shape.n_expert - used, 0) * mixture_parameters(shape)

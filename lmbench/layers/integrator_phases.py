@@ -67,3 +67,18 @@ def annealing_starts(kind: str) -> list[tuple[float, float]]:
     """(share of the run at which it begins, factor of the mean loss's weight), from 0 on."""
     shares = [step / ANNEALING_STEPS for step in range(ANNEALING_STEPS)]
     return [(share, annealed(share, kind=kind)) for share in shares]
+
+
+def stage_fields(kind: str, *, mean_weight: float) -> list[tuple[float, dict[str, float]]]:
+    """(share of the run at which it begins, what it sets in the model's fields of these names), from 0 on.
+
+    Args:
+        kind: a preset, or how the mean loss alone is annealed.
+        mean_weight: that of the model, from which it is annealed.
+    """
+    if kind in PRESETS:
+        return [
+            (share, {"mean_weight": phase.mean_weight, "excitation": phase.excitation})
+            for share, phase in phase_starts(kind)
+        ]
+    return [(share, {"mean_weight": factor * mean_weight}) for share, factor in annealing_starts(kind)]

@@ -19,7 +19,7 @@ Legend: V vocabulary, C model width, F feed-forward width, H controller width.
 import math
 from typing import Literal, NamedTuple
 
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 Level = Literal["transformer", "baseline", "level1", "ultra", "described", "attention_free"]
 SizeName = Literal["small", "medium", "large", "xlarge", "3b", "7b", "13b", "30b", "70b"]

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 Granularity = Literal["row", "group", "tensor"]
 BINARY, TERNARY, FULL = 1.0, 1.58, 32.0

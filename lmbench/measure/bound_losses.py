@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 Drawn = Literal["generator", "independent", "windows"]
 

@@ -28,7 +28,7 @@ from lmbench.models.base import LanguageModel
 from lmbench.progress import Progress
 from lmbench.tasks.base import IGNORE, Batch, View
 from lmbench.tasks.synthetic_data import SyntheticData
-from lmbench.tasks.text import TextData
+from lmbench.tasks.text_data import TextData
 from lmbench.tasks.windows import gather, keep_only
 
 TRAIN, FRESH_DOCUMENTS = "train", "fresh"  # what a bound's sample is called, and one kept from training

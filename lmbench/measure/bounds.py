@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from lmbench.config import unknown
+from lmbench.errors import unknown
 from lmbench.measure.bound_losses import Documents, Smoothed, Subsample, Tokens, ZeroOne, at_least
 
 LengthCode = Literal["elias_gamma", "fixed32"]

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from scipy import stats
 
-from lmbench.config import unknown
+from lmbench.errors import unknown
 from lmbench.measure.bound_losses import ZeroOne, at_least
 from lmbench.measure.bounds import gap
 from lmbench.measure.bounds_seed import seed_literal

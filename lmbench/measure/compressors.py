@@ -11,7 +11,7 @@ import bz2
 import lzma
 import zlib
 
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 COMPRESSORS = {
     "zlib": lambda text: zlib.compress(text, 9),

@@ -9,7 +9,8 @@ same share stands beside every other one. Names of arms are those of tables and 
 
 from collections.abc import Sequence
 
-from lmbench.config import make, unknown
+from lmbench.config import make
+from lmbench.errors import unknown
 from lmbench.measure.arms import Arm
 from lmbench.measure.funnel import funnel
 from lmbench.methods.base import Method

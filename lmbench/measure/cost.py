@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from lmbench.config import discover, kinds, make, unknown
+from lmbench.config import discover, kinds, make
+from lmbench.errors import unknown
 from lmbench.measure.budget import Match, equal_parameters
 from lmbench.measure.flops import ADAM_FLOPS_PER_PARAMETER, ledger, parameters
 from lmbench.measure.generated import generated_flops

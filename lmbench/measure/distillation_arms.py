@@ -12,7 +12,8 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from lmbench.config import make, unknown
+from lmbench.config import make
+from lmbench.errors import unknown
 from lmbench.layers.masks import kept
 from lmbench.measure.arms import Arm
 from lmbench.measure.budget import equal_parameters

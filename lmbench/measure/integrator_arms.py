@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from lmbench.config import unknown
+from lmbench.errors import unknown
 from lmbench.measure.budget import flops_per_token
 from lmbench.measure.flops import parameters
 from lmbench.measure.twins import twins

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, get_args
 
 import pandas as pd
 
-from lmbench.config import make, unknown
+from lmbench.config import make
+from lmbench.errors import unknown
 from lmbench.layers.integrator_sizes import SIZES, VOCAB_SIZE, Level, SizeName, published_parameters
 from lmbench.measure.flops import parameters
 from lmbench.measure.twins import transformer_of

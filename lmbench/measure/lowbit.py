@@ -25,9 +25,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from lmbench.config import unknown
+from lmbench.errors import unknown
 from lmbench.measure.latency import timed
-from lmbench.measure.lowbit_kernels import FORMS, stored_bytes, without_notices
+from lmbench.measure.lowbit_kernels import FORMS, without_notices
+from lmbench.measure.lowbit_linears import stored_bytes
 from lmbench.models.base import LanguageModel
 
 

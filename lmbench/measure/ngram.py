@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 SMOOTHINGS = ("witten_bell", "kneser_ney", "modified_kneser_ney")
 

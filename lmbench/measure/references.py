@@ -10,9 +10,10 @@ import time
 import pandas as pd
 import torch
 
+from lmbench.asked import read_or_make
 from lmbench.config import Config
 from lmbench.measure.predictors import reference_rows
-from lmbench.probes import Predictors
+from lmbench.probes.scores import Predictors
 from lmbench.records import Records, no_items
 from lmbench.run import SCHEMA
 from lmbench.store import Store
@@ -32,14 +33,8 @@ def references(
     # Only windows of the last-token protocol have a first target that depends on the context.
     context = seq_len if protocol.kind == "last_token" else 1
     asked = Predictors(task=task, protocol=protocol, seq_len=context, split=split)
-    if not store.has(asked.digest):
-        if not isinstance(store, Store):
-            raise ValueError(
-                f"the reference results {store.root} lack the reference predictors {asked.digest}"
-            )
-        store.ensure(asked.digest, lambda: _count(asked, store))
-    # `frame` and not `rows`: what a report was made of is packed with it.
-    return _table(store.frame([asked.digest]))
+    what = f"the reference predictors {asked.digest}"
+    return _table(read_or_make(asked, what=what, store=store, make=_count))
 
 
 def _count(asked: Predictors, store: Store) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from lmbench.config import unknown
+from lmbench.errors import unknown
 from lmbench.layers.quantizer_grids import TERNARY
 from lmbench.methods.equipment import Equipment, effective
 from lmbench.methods.installed import masks_on

@@ -1,90 +1,24 @@
-"""What every training method is: a config, and what it puts into a model, as the engine drives it.
+"""What every training method is: a config, and what it has to say when the engine asks.
 
-A method changes training without being the model. It may change a module in place (masks and
-quantisers as parametrizations of weights, hooks on activations), what is learned from (the
-stream), what is minimised (the objective), or what a step costs; most do one of these. All
-that changes with the step stands in buffers that the engine fills, so that any method trains
-stacked, as one captured graph, and goes on after a kill.
-
-    controls   buffers with a value for each step, known beforehand (a width, a switch)
-    state      buffers of each replica that depend on its weights (pruning masks); they lie in
-               the flat buffer behind the weights, so checkpoints and best weights hold them
+A method changes training without being the model. It may change a module in place (see
+`methods.attached`), what is learned from (the stream), what is minimised (the objective), or what
+a step costs; most do one of these.
 
 Legend: S step, R replica, M teacher, B batch, T position, V vocabulary, K number.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lmbench.config import Config
 from lmbench.layers.shape import Readout
+from lmbench.methods.attached import Attached
 from lmbench.models.base import LanguageModel, ModelConfig
-from lmbench.tasks.base import Batch, Stream, TaskData, View
-
-
-class Attached:
-    """What one method has put into one module. This base does nothing; methods override what they need."""
-
-    def controls(self, runs: Sequence[Config]) -> dict[str, Tensor]:
-        """Values of buffers by dotted name: (S, R, *shape), or (S, 1, *shape) where replicas share them.
-
-        Args:
-            runs: the R runs of the group; S is their number of steps.
-        """
-        return {}
-
-    @property
-    def state(self) -> tuple[str, ...]:
-        """Dotted names of the buffers that belong to each replica; floating point."""
-        return ()
-
-    @property
-    def found_from_exported(self) -> bool:
-        """Whether weights are scored with state that is computed from them as they are exported.
-
-        So it is wherever they are loaded; in training it may be as old as the last `refresh`.
-        """
-        return False
-
-    def due(self, done: int) -> bool:
-        """Whether `refresh` is to be called before step number `done`, the first being 0."""
-        return False
-
-    def refresh(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor], *, done: int) -> None:
-        """Compute state anew, in place, outside of any graph; learned scales may be set here too.
-
-        Args:
-            weights: (R, *shape) of the parameters by dotted name, sharing the memory that is trained.
-            state: (R, *shape) of the buffers named by `state`.
-        """
-
-    def active(self, buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Which weights are in use: booleans that broadcast to (R, *shape), by parameter name.
-
-        Updates of the others are undone, moments too. Parameters that are not named are in use.
-
-        Args:
-            buffers: (R, *shape) of all controls and state of this step.
-        """
-        return {}
-
-    def pass_model(self, done: int) -> tuple[Hashable, nn.Module | None]:
-        """What executes the training pass of a step, with a key that is equal where the module is.
-
-        None is the module itself. Others must compute the same from the same parameters.
-        """
-        return None, None
-
-    def calibrate(self, batches: Iterable[Batch]) -> None:
-        """Fit what a post-training form needs to see data for; `batches` are of the training split."""
-
-    def report(self) -> dict[str, float]:
-        """Numbers of the finished model by metric, such as densities; read when its state is in place."""
-        return {}
+from lmbench.tasks.base import Stream, TaskData, View
 
 
 class Objective(ABC):
@@ -127,23 +61,6 @@ class TeacherTable(ABC):
         Args:
             row: (R, B, ...) tensors of `Stream.index`.
         """
-
-
-def refuse_crossing(model: ModelConfig, *, who: str, instead: str) -> None:
-    """Refuse a model for rows of several segments where its predictions would cross their borders.
-
-    Args:
-        who: what the model is in the run.
-        instead: what is accepted there, beside packing = 'separate'.
-
-    Raises:
-        ValueError: saying what crosses.
-    """
-    if model.crosses:
-        raise ValueError(
-            f"select.packing = 'masked' keeps the units of a row apart, which {who} {model.name!r} cannot: "
-            f"{model.crosses}; accepted: 'separate', or {instead}"
-        )
 
 
 class Method(Config, ABC):

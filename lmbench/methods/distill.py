@@ -15,26 +15,25 @@ they are written and with their formulas put right:
 A teacher is a finished run, which is trained first where the store lacks it, or a model that
 brings its weights. Teachers read the batches of the student (live) or, with `cache`, the text
 once: see `methods.teacher_cache`. Earlier exits of a student learn by the same objective.
-Legend: S step, M teacher, B batch, T position, V vocabulary, N number that changes, K tokens kept.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-import torch
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
-from torch import Tensor
 
 from lmbench.config import Config, from_dict, make
 from lmbench.curves import Curve
 from lmbench.curves.primitives import Line
-from lmbench.layers.objective import Direction, Family, average, unpacked
-from lmbench.methods.base import Method, Objective, refuse_crossing
+from lmbench.layers.objective import Direction
+from lmbench.methods.base import Method
+from lmbench.methods.distill_objective import BOUNDS, DistillObjective, check_bounds
 from lmbench.methods.teacher_cache import TeacherCache, fill
 from lmbench.methods.teachers import check_cache, check_teacher, forward_flops, model_of
+from lmbench.methods.unit_rows import refuse_crossing
 from lmbench.models.base import LanguageModel, ModelConfig
 from lmbench.run import Run
-from lmbench.tasks.base import IGNORE, TaskData, View
+from lmbench.tasks.base import TaskData, View
 
 
 def _teacher(value: Any) -> Any:
@@ -60,8 +59,6 @@ def _number(value: Any) -> Any:
 Teacher = Annotated[SerializeAsAny[Config], BeforeValidator(_teacher)]
 Number = Annotated[float | SerializeAsAny[Config], BeforeValidator(_number)]
 _V1 = {"a": 0.0, "tau": 1.0, "direction": "reverse"}
-# Values that a number may take at any step: least, whether that itself is allowed, most.
-_BOUNDS = {"a": (0.0, True, 1.0), "tau": (0.0, False, float("inf")), "entropy": (0.0, True, float("inf"))}
 
 
 class Distill(Method):
@@ -97,9 +94,9 @@ class Distill(Method):
 
     @model_validator(mode="after")
     def _fits_itself(self) -> Self:
-        for name in _BOUNDS:
+        for name in BOUNDS:
             if isinstance(getattr(self, name), float):
-                _check_bounds(name, [getattr(self, name)])
+                check_bounds(name, [getattr(self, name)])
         if self.shares and len(self.shares) != len(self.teacher):
             raise ValueError(f"shares has {len(self.shares)} numbers for {len(self.teacher)} teachers")
         if any(share <= 0 for share in self.shares):
@@ -130,9 +127,9 @@ class Distill(Method):
         Raises:
             ValueError: no teacher, one that does not fit the student, or a cache that cannot be.
         """
-        for name in _BOUNDS:
+        for name in BOUNDS:
             if not isinstance(getattr(self, name), float):
-                _check_bounds(name, getattr(self, name).values(run.steps))
+                check_bounds(name, getattr(self, name).values(run.steps))
         if not self.has_soft_term:
             return
         if not self.teacher:
@@ -176,46 +173,3 @@ class Distill(Method):
     @property
     def _is_disjoint(self) -> bool:
         return all(model_of(teacher).is_window for teacher in self.teacher)
-
-
-class DistillObjective(Objective):
-    """The family with the numbers of a method."""
-
-    terms = ("hard", "soft", "entropy")
-
-    def __init__(self, method: Distill) -> None:
-        # Plain attributes: a compiled pass reads them, and would stumble over a config.
-        self.shares, self.cache, self.has_soft_term = method.mixture, method.cache, method.has_soft_term
-        self.power, self.direction = method.power, method.direction
-        self.values = {name: getattr(method, name) for name in _BOUNDS}
-        self.ramps = tuple(name for name, value in self.values.items() if not isinstance(value, float))
-        """Numbers that change with the step, in the order of `numbers`."""
-
-    def numbers(self, steps: int) -> Tensor:
-        """(S, N) values of the ramps."""
-        columns = [torch.tensor(self.values[name].values(steps)) for name in self.ramps]
-        return torch.stack(columns, dim=1) if columns else torch.zeros(steps, 0)
-
-    def __call__(
-        self, logits_BTV: Tensor, targets_BT: Tensor, teacher_MBTV: Tensor | None, numbers_N: Tensor
-    ) -> Tensor:
-        """See `Objective`; with a cache `teacher_MBTV` holds its rows, see `TeacherCache.rows`."""
-        values = self.values | {name: numbers_N[at] for at, name in enumerate(self.ramps)}
-        family = Family(power=self.power, direction=self.direction, **values)
-        soft = None
-        if teacher_MBTV is not None and self.has_soft_term:
-            if self.cache is None:
-                soft = average(teacher_MBTV, shares=self.shares, tau=family.tau)
-            else:
-                soft = unpacked(teacher_MBTV[0], vocab_size=logits_BTV.shape[-1])
-        terms = family.terms(logits_BTV, targets_BT, soft, ignore=IGNORE)
-        return torch.stack((family.total(terms), *terms))
-
-
-def _check_bounds(name: str, values: Sequence[float]) -> None:
-    least, is_closed, most = _BOUNDS[name]
-    for value in values:
-        if not (least <= value if is_closed else least < value) or value > most:
-            wanted = f"{'at least' if is_closed else 'above'} {least:g}"
-            wanted += f" and at most {most:g}" if most < float("inf") else ""
-            raise ValueError(f"{name} = {value:g} is not accepted: {wanted}")

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lmbench.config import Config
-from lmbench.methods.base import Attached, Method
+from lmbench.methods.attached import Attached
+from lmbench.methods.base import Method
 from lmbench.models.base import LanguageModel, ModelConfig, on_meta, seeded
 from lmbench.tasks.base import Batch
 

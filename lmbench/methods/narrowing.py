@@ -14,7 +14,7 @@ from lmbench.layers.dropout import dropout_keys
 from lmbench.layers.slices import SlicedPass, sliced_weights
 from lmbench.layers.width_masks import Rule, install
 from lmbench.layers.widths import UNITS, Sizes, Widths, site_of
-from lmbench.methods.base import Attached
+from lmbench.methods.attached import Attached
 from lmbench.methods.equipment import trained_name
 from lmbench.models.base import LanguageModel, ModelConfig, seeded
 

@@ -23,7 +23,7 @@ from pydantic import BeforeValidator
 from torch import nn
 from torch.nn.utils import parametrize
 
-from lmbench.config import unknown
+from lmbench.errors import unknown
 from lmbench.layers.attention import CausalSelfAttention
 from lmbench.layers.recurrence import BlockDiagonal
 from lmbench.models.base import LanguageModel

@@ -20,7 +20,8 @@ from pydantic import Field, model_validator
 from lmbench.config import Config
 from lmbench.curves.primitives import Cubic
 from lmbench.layers.masks import Shadow
-from lmbench.methods.base import Attached, Method
+from lmbench.methods.attached import Attached
+from lmbench.methods.base import Method
 from lmbench.methods.installed import refuse_overlap
 from lmbench.methods.parts import PartNames, parts_of
 from lmbench.methods.pruned import Pruned, Structure, sites_of

@@ -25,7 +25,8 @@ from lmbench.layers.masks import (
     unit_mask,
     unit_scores,
 )
-from lmbench.methods.base import Attached, Method
+from lmbench.methods.attached import Attached
+from lmbench.methods.base import Method
 from lmbench.methods.equipment import effective, trained_name
 from lmbench.methods.installed import install, rows_of
 from lmbench.methods.parts import Part

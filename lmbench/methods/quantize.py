@@ -17,7 +17,8 @@ from pydantic import Field, field_validator, model_validator
 from lmbench.config import Config
 from lmbench.layers.gptq import DAMP
 from lmbench.layers.quantizer_grids import FULL, Granularity, check_bits
-from lmbench.methods.base import Attached, Coded, Method
+from lmbench.methods.attached import Attached
+from lmbench.methods.base import Coded, Method
 from lmbench.methods.installed import by_weight, refuse_overlap
 from lmbench.methods.parts import PartNames, parts_of
 from lmbench.methods.quantized import Quantized, add_switch, plain_feedforwards, round_activations

@@ -20,13 +20,14 @@ from lmbench.layers.quantizer_activations import ActivationQuantizer, LiteralFee
 from lmbench.layers.quantizer_grids import FULL, Blocks, Grid, best_scale, found_scale
 from lmbench.layers.recurrence import BlockDiagonal
 from lmbench.layers.window import WindowLinear
-from lmbench.methods.base import Attached, Method
+from lmbench.methods.attached import Attached
+from lmbench.methods.base import Method
 from lmbench.methods.equipment import effective, trained_name
 from lmbench.methods.installed import install, masked, masks_on, rows_of
 from lmbench.methods.parts import Part, is_conv1d
 from lmbench.methods.seen import hessians
 from lmbench.models.base import LanguageModel
-from lmbench.models.stack import Stack
+from lmbench.models.stack_module import Stack
 from lmbench.tasks.base import Batch
 
 NamedSwitch = tuple[str, Switch]

@@ -19,16 +19,26 @@ from lmbench.data.splits import sliding_windows
 from lmbench.methods.equipment import equipped, in_force
 from lmbench.run import Dense, Run
 from lmbench.tasks.base import IGNORE, View
-from lmbench.tasks.text import TextData
+from lmbench.tasks.text_data import TextData
 
 SPLIT = "train"
 
 
-def fits(reference: Run, run: Run) -> bool:
-    """Whether both read the same ids: the same text under the same tokenizer."""
-    return reference.task.kind == run.task.kind == "text" and reference.task.replace(
-        train_tokens=None, eval_tokens=None
-    ) == run.task.replace(train_tokens=None, eval_tokens=None)
+def check_reference(reference: Run, run: Run) -> None:
+    """Refuse a reference that does not read the same ids: the same text under the same tokenizer.
+
+    Args:
+        run: of a text.
+
+    Raises:
+        ValueError: saying what each reads.
+    """
+    whole, task = {"train_tokens": None, "eval_tokens": None}, reference.task
+    if task.kind != "text" or task.replace(**whole) != run.task.replace(**whole):
+        raise ValueError(
+            f"select.reference was trained on {reference.task.caption}, the run reads "
+            f"{run.task.caption}; their losses need the same text and tokenizer"
+        )
 
 
 @torch.no_grad()

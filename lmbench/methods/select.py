@@ -10,35 +10,30 @@ A share of the text has two meanings. "S": 35% of the tokens are seen, so the ru
 the whole run's steps; "U": 35% of the tokens are kept, for as many steps as before, so each is seen
 1 / share times as often. Both draw from the same units, and the number of steps is the run's.
 
-Units shorter than a window are learned from in packed rows. With packing = "masked" a row holds
-several and models keep them apart. The ledger goes on to count whole rows, padding and those scores
-of attention included that the mask rules out: they are computed, and by no fused kernel, so long rows
-take the memory of all T^2 scores. Evaluations know no segments.
+Units shorter than a window are learned from in packed rows, see `methods.unit_rows`.
 
-Which units a run keeps depends on its data_seed (random ones, and which of equal scores), so
-paired seeds sample selections too.
-
-Legend: N position in the text, U unit, D domain, V vocabulary.
+Which units a run keeps depends on its data_seed, so paired seeds sample selections too.
 """
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
-import numpy as np
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from lmbench.config import Config, one_of
-from lmbench.data.selection.choose import Selection, choose
+from lmbench.data.selection.choose import Selection
 from lmbench.data.selection.packing import Packing
-from lmbench.data.selection.report import Report, coverage
-from lmbench.methods.base import Method, refuse_crossing
-from lmbench.methods.reference_losses import fits, scoring_flops, training_flops
-from lmbench.methods.unit_facts import facts_of, unit_starts, units_of
+from lmbench.data.selection.report import Report
+from lmbench.methods.base import Method
+from lmbench.methods.kept_units import kept_units, numbers_of, report_of
+from lmbench.methods.reference_losses import check_reference, scoring_flops, training_flops
+from lmbench.methods.unit_facts import unit_starts, units_of
+from lmbench.methods.unit_rows import check_rows
 from lmbench.run import Run
 from lmbench.tasks.base import Stream, TaskData, View, load_task
-from lmbench.tasks.selected import selected_stream, usage
-from lmbench.tasks.text import TextData
+from lmbench.tasks.selected import selected_stream
+from lmbench.tasks.text_data import TextData
 from lmbench.tasks.windows import WindowStream
 
 Score = Literal["ngram", "compression", "length", "reference", "excess"]
@@ -150,22 +145,9 @@ class Select(Method):
             )
         if sum(method.kind == self.kind for method in run.methods) > 1:
             raise ValueError("a run takes one method select; put what both do into one")
-        if self.divides_rows:
-            refuse_crossing(run.model, who="model", instead="a model whose mixers are all attention")
-        if self.packing and run.protocol.kind == "last_token":
-            raise ValueError(
-                f"select.packing = {self.packing!r} makes rows of many targets; protocol 'last_token' has one"
-            )
-        if self.packing is None and self.piece is not None and self.piece <= run.model.seq_len:
-            raise ValueError(
-                f"select.piece = {self.piece} holds no window of seq_len = {run.model.seq_len} and its "
-                f"target; take piece >= {run.model.seq_len + 1}, or packing = 'separate' or 'masked'"
-            )
-        if self.reference is not None and not fits(self.reference, run):
-            raise ValueError(
-                f"select.reference was trained on {self.reference.task.caption}, the run reads "
-                f"{run.task.caption}; their losses need the same text and tokenizer"
-            )
+        check_rows(self.packing, piece=self.piece, run=run)
+        if self.reference is not None:
+            check_reference(self.reference, run)
 
     # ---------------------------------------------------------------- what is learned from
 
@@ -177,27 +159,8 @@ class Select(Method):
         view: View | None = None,
         weights: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> Selection:
-        """The units of train that a run with this data_seed learns from, and where they come from.
-
-        Args:
-            view: where the reference is read; None is the CPU.
-            weights: of the reference, by digest; without them the n-gram stands in for it.
-        """
-        facts = facts_of(self, data, view=view, weights=weights or {})
-        # Windows are drawn with key (data_seed, 0): another key is another stream of numbers.
-        generator = np.random.Generator(np.random.Philox(key=[data_seed, 1]))
-        return choose(
-            facts.units,
-            share=self.share,
-            rule=self.rule,
-            generator=generator,
-            duplicates=facts.duplicates,
-            weights_D=facts.weights_D,
-            score_U=facts.scores.get(self.score) if self.rule == "filtered" else None,
-            band=self.band,
-            difficulty_U=facts.scores[self.pace] if self.pace else None,
-            counts=facts.counts,
-        )
+        """See `methods.kept_units.kept_units`."""
+        return kept_units(self, data, data_seed=data_seed, view=view, weights=weights)
 
     def stream(
         self,
@@ -232,25 +195,15 @@ class Select(Method):
     def provenance(self, run: Run, *, weights: Mapping[str, Mapping[str, Tensor]] | None = None) -> Report:
         """Where a run's kept tokens come from, and how its windows or rows use them, see `usage`."""
         chosen = self.selection(load_task(run.task), data_seed=run.data_seed, weights=weights)
-        read = run.steps * run.batch_size * run.model.seq_len
-        return chosen.report.with_counts(
-            usage(chosen, seq_len=run.model.seq_len, packing=self.packing, read=read)
-        )
+        return report_of(chosen, run=run, packing=self.packing)
 
     def told(self, run: Config, *, weights: Mapping[str, Mapping[str, Tensor]]) -> dict[str, float]:
         """See `Method.told`: the provenance as numbers."""
-        if self.is_neutral:
-            return {}
-        if not run.test:
+        if self.is_neutral or not run.test:
             return {}  # of a run that only chose a learning rate nobody asks what it kept
         data = load_task(run.task)
-        told = self.provenance(run, weights=weights).metrics()
-        kept = self.selection(data, data_seed=run.data_seed, weights=weights).kept
-        for row in coverage(list(units_of(data, self.piece).every()), list(kept.every())).to_dict("records"):
-            told |= {
-                f"covered_{name}_{row['n']:g}grams": row[name] for name in ("types", "occurrences", "rare")
-            }
-        return {f"selection/{name}": float(value) for name, value in told.items()}
+        chosen = self.selection(data, data_seed=run.data_seed, weights=weights)
+        return numbers_of(chosen, run=run, packing=self.packing, everything=units_of(data, self.piece))
 
     def extra_flops(self, run: Run, step: int) -> dict[str, float]:
         """Reading the text with the reference, and what the reference was trained with.

@@ -29,7 +29,7 @@ from lmbench.layers.shape import Readout
 from lmbench.methods.base import TeacherTable
 from lmbench.models.base import LanguageModel
 from lmbench.tasks.base import View
-from lmbench.tasks.text import TextData
+from lmbench.tasks.text_data import TextData
 from lmbench.tasks.windows import gather
 
 

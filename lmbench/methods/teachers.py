@@ -14,7 +14,7 @@ from lmbench.methods.teacher_cache import windows
 from lmbench.models.base import ModelConfig
 from lmbench.run import Run
 from lmbench.tasks.base import load_task
-from lmbench.tasks.text import TextData
+from lmbench.tasks.text_data import TextData
 
 
 def model_of(teacher: Config) -> ModelConfig:

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmbench.config import Config, unknown
+from lmbench.config import Config
 from lmbench.data.selection import dedup, quotas, scores
 from lmbench.data.selection.units import Units, cut
+from lmbench.errors import unknown
 from lmbench.methods.reference_losses import reference_losses
 from lmbench.tasks.base import View
-from lmbench.tasks.text import TextData
+from lmbench.tasks.text_data import TextData
 
 _FACTS: dict[tuple[str, str, bool], "Facts"] = {}
 _LOSSES: dict[tuple[str, str], np.ndarray] = {}

@@ -4,10 +4,10 @@ Legend: B batch, T position, K preceding tokens, V vocabulary.
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo
 from torch import Tensor, nn
 
 from lmbench.config import Config
@@ -129,6 +129,12 @@ class LanguageModel(nn.Module, ABC):
             Whether other operations are executed than before, so that a captured graph is void.
         """
         return False
+
+
+def four_widths(value: Any, info: ValidationInfo) -> Any:
+    """Validator of d_ff before its type is looked at: None is 4 d_model, a field in front of it."""
+    # Where d_model itself was refused there is nothing to multiply.
+    return 4 * info.data["d_model"] if value is None and "d_model" in info.data else value
 
 
 def stage_starts(config: ModelConfig, *, steps: int) -> list[tuple[int, ModelConfig]]:

@@ -23,7 +23,8 @@ from lmbench.layers.shape import BlockShape
 from lmbench.layers.shared import dropouts_of, shared_view
 from lmbench.layers.vectors import Vectors
 from lmbench.models.base import ModelConfig
-from lmbench.models.stack import Stack, StackConfig
+from lmbench.models.stack import StackConfig
+from lmbench.models.stack_module import Stack
 
 NEVER = 1.0
 """`loop_from` with which the loops stay off."""

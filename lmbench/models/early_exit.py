@@ -26,7 +26,8 @@ from lmbench.layers.embedding import Head
 from lmbench.layers.mixer import Pass
 from lmbench.layers.shape import Readout
 from lmbench.models.base import Output, State
-from lmbench.models.stack import Stack, StackConfig
+from lmbench.models.stack import StackConfig
+from lmbench.models.stack_module import Stack
 
 NEVER = 1.0
 """The threshold at which no token stops, not even one whose probability rounds to 1."""

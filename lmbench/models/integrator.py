@@ -3,30 +3,21 @@
 Published as a guide with its code ("INL-LLM"), without a result. The defaults are the baseline
 of that code (fused controller, block of three norms, tied head, fixed positions) at a small
 size; where guide and code contradict each other, or the code itself, a field has both readings.
-Its optimisations are fields, each off at its default, and variants name combinations:
-
-    integrator_level1             low-rank embedding under an untied full head, early stopping
-    integrator_level1_published   the same with the published stopping rule, which starts at mu
-    integrator_ultra              as published: three-output cells, grouped equilibria, no excitation
-    integrator_ultra_described    as described: one shared controller, sparse excitation, a head tied
-                                  through the factors
-    integrator_mixture            eight controllers, two for each token, at the cost of the plain one
-    integrator_modern             the same cell in a block of today
-
-Checkpointing changes no number and is in no variant. Parts that the published models build and
-never call (the shared controller of ultra, one norm of level1_published) are not built here;
-`published_parameters` counts them. Legend: C model width.
+Its optimisations are fields, each off at its default; `models.integrator_variants` names
+combinations. Checkpointing changes no number and is in no variant. Parts that the published
+models build and never call (the shared controller of ultra, one norm of level1_published) are
+not built here; `published_parameters` counts them. Legend: C model width.
 """
 
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lmbench.layers.cost import Term
 from lmbench.layers.embedding import embedding_terms, head_terms
 from lmbench.layers.integrator_block import integrator_block_terms, recomputed_flops
-from lmbench.layers.integrator_mixture import mixture_parameters
-from lmbench.layers.integrator_phases import PRESETS, annealing_starts, phase_starts
+from lmbench.layers.integrator_mixture import unchosen_parameters
+from lmbench.layers.integrator_phases import stage_fields
 from lmbench.layers.integrator_shape import (
     Checkpointing,
     DynamicAlpha,
@@ -40,11 +31,11 @@ from lmbench.layers.integrator_shape import (
 )
 from lmbench.layers.integrator_sizes import SIZES, SizeName, published_rank
 from lmbench.layers.shape import Activation, BlockShape, NormKind, Positions
-from lmbench.models.base import ModelConfig, Readout
+from lmbench.models.base import ModelConfig, Readout, four_widths
 from lmbench.models.integrator_module import IntegratorModel
+from lmbench.models.integrator_variants import VARIANTS
 
 EmbeddingKind = Literal["full", "low_rank", "low_rank_published"]
-_LOW_RANK = {"embedding": "low_rank_published", "tied_head": False}
 
 
 class IntegratorConfig(ModelConfig):
@@ -52,27 +43,7 @@ class IntegratorConfig(ModelConfig):
 
     kind: ClassVar[Literal["integrator"]] = "integrator"
     crosses: ClassVar[str] = ""
-    variants: ClassVar[dict[str, dict[str, Any]]] = {
-        "integrator_level1": _LOW_RANK | {"stopping": "relative", "min_iteration": 2},
-        "integrator_level1_published": _LOW_RANK
-        | {"stopping": "published", "min_iteration": 2, "start": "mu"},
-        "integrator_ultra": _LOW_RANK | {"candidate": False, "equilibrium": "groups", "excitation": 0.0},
-        "integrator_ultra_described": {
-            "embedding": "low_rank",
-            "shared_controller": True,
-            "equilibrium": "groups",
-            "excitation_share": 0.1,
-        },
-        # Two controllers of half the width cost what the plain cell's one does; published are eight of 64.
-        "integrator_mixture": {"n_expert": 8, "top_k": 2, "d_controller": 32},
-        "integrator_modern": {
-            "norm": "rmsnorm",
-            "positions": "rope",
-            "activation": "swiglu",
-            "qk_norm": True,
-            "bias": False,
-        },
-    }
+    variants: ClassVar[dict[str, dict[str, Any]]] = VARIANTS
 
     published_size: SizeName | None = None
     """Fills in d_model, n_layer, n_head, d_ff and n_iteration of that size where they are not given,
@@ -173,11 +144,7 @@ class IntegratorConfig(ModelConfig):
             return data  # none, or one that the field's type refuses
         return SIZES[name]._asdict() | data | {"published_size": None}
 
-    @field_validator("d_ff", mode="before")
-    @classmethod
-    def _four_widths(cls, value: Any, info: ValidationInfo) -> Any:
-        """d_ff where it is None; d_model stands before it and is checked already."""
-        return 4 * info.data["d_model"] if value is None and "d_model" in info.data else value
+    _four_widths = field_validator("d_ff", mode="before")(four_widths)
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
@@ -234,26 +201,15 @@ class IntegratorConfig(ModelConfig):
         return recomputed_flops(self.block_shape(), cell=self.cell_shape(), n_layer=self.n_layer)
 
     def inactive_parameters(self) -> int:
-        """Of the controllers that a token does not choose; from a shared set, each layer chooses anew."""
-        if self.n_expert == 1:
-            return 0
-        of_one, sets = mixture_parameters(self.cell_shape()), 1 if self.shared_controller else self.n_layer
-        used = self.top_k * (self.n_layer if self.shared_controller else 1)
-        return sets * max(self.n_expert - used, 0) * of_one
+        """Of the controllers that a token does not choose."""
+        return unchosen_parameters(self.cell_shape(), n_layer=self.n_layer)
 
     def stages(self) -> tuple[tuple[float, "IntegratorConfig"], ...]:
         """The phases, with what they set in the fields of these names."""
-        if self.phases in PRESETS:
-            return tuple(
-                (share, self.replace(mean_weight=phase.mean_weight, excitation=phase.excitation))
-                for share, phase in phase_starts(self.phases)
-            )
         if self.phases == "off":
             return super().stages()
-        return tuple(
-            (share, self.replace(mean_weight=factor * self.mean_weight))
-            for share, factor in annealing_starts(self.phases)
-        )
+        changes = stage_fields(self.phases, mean_weight=self.mean_weight)
+        return tuple((share, self.replace(**fields)) for share, fields in changes)
 
 
 _BLOCK_FIELDS = frozenset(

@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from lmbench.config import unknown
+from lmbench.errors import unknown
 from lmbench.home import root
 
 SMOKE = "smoke"

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmbench.config import digest_of, unknown
+from lmbench.config import digest_of
+from lmbench.errors import unknown
 from lmbench.home import results, root
 from lmbench.notebook.find import SMOKE, find, notebooks, preset_values
 from lmbench.notebook.parameters import cells_of, checked, parameters_of

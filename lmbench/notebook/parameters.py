@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 TAG = "parameters"
 # The names that an annotation may use; it is evaluated with these and nothing else.

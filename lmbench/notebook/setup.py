@@ -3,7 +3,7 @@
 import gc
 import platform
 
-from lmbench.config import unknown
+from lmbench.errors import unknown
 from lmbench.home import results
 from lmbench.notebook.find import find
 from lmbench.notebook.job import STORES

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from lmbench.config import unknown
+from lmbench.errors import unknown
 from lmbench.home import results
 from lmbench.records import write_atomically
 from lmbench.report.found import Executed, find_executed

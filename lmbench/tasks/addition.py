@@ -16,11 +16,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from lmbench.tasks.drawn import Drawn
 from lmbench.tasks.draws import Draws
 from lmbench.tasks.ladder import Ladder
 from lmbench.tasks.lengths import NOTHING, Lengths, LengthTask, no_query, stopped, stopped_choices
 from lmbench.tasks.symbols import ID, PAD, VALUE
-from lmbench.tasks.synthetic import Drawn
 
 
 class Addition(LengthTask):

@@ -17,10 +17,11 @@ from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
+from lmbench.tasks.drawn import Drawn
 from lmbench.tasks.draws import Draws
 from lmbench.tasks.ladder import Answered, Ladder, exact_metrics, uniform_ladder
 from lmbench.tasks.symbols import ID, OK, VALUE
-from lmbench.tasks.synthetic import Drawn, SyntheticTask
+from lmbench.tasks.synthetic import SyntheticTask
 
 MARKS = np.array([ID[mark] for mark in (":", ">", "&", "#")], dtype=np.int8)
 

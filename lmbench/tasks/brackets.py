@@ -16,11 +16,11 @@ from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
+from lmbench.tasks.drawn import Drawn
 from lmbench.tasks.draws import Draws
 from lmbench.tasks.ladder import Ladder
 from lmbench.tasks.lengths import LengthTask, no_query, share_in_order, stopped, stopped_choices
 from lmbench.tasks.symbols import ID, PAD
-from lmbench.tasks.synthetic import Drawn
 
 PAIRS = ("()", "[]", "{}", "<>")
 KINDS = len(PAIRS)

@@ -18,10 +18,11 @@ from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
+from lmbench.tasks.drawn import Drawn
 from lmbench.tasks.draws import Draws
 from lmbench.tasks.ladder import Ladder, uniform_ladder
 from lmbench.tasks.symbols import EQUALS, ID, PAD, SEMICOLON, VALUE
-from lmbench.tasks.synthetic import Drawn, SyntheticTask
+from lmbench.tasks.synthetic import SyntheticTask
 
 WIDTH = 6  # tokens of a statement with its separator: d = b + 4 ;
 

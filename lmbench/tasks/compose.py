@@ -36,10 +36,11 @@ from lmbench.tasks.compounds import (
     string_salts,
     workings,
 )
+from lmbench.tasks.drawn import ALPHABETS, Drawn
 from lmbench.tasks.draws import Draws
 from lmbench.tasks.ladder import Ladder, uniform_ladder
 from lmbench.tasks.symbols import ID, NAME, PAD, VALUE
-from lmbench.tasks.synthetic import ALPHABETS, Drawn, SyntheticTask
+from lmbench.tasks.synthetic import SyntheticTask
 
 
 class Setting(NamedTuple):

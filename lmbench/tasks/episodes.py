@@ -21,11 +21,12 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, model_validator
 
+from lmbench.tasks.drawn import ALPHABETS, Drawn
 from lmbench.tasks.draws import Draws
 from lmbench.tasks.ladder import Ladder
 from lmbench.tasks.rules import Rules, attributes, rules_of
 from lmbench.tasks.symbols import NAME, PAD, SEMICOLON, VALUE
-from lmbench.tasks.synthetic import ALPHABETS, Drawn, SyntheticTask
+from lmbench.tasks.synthetic import SyntheticTask
 from lmbench.tasks.version_space import ByDistinct, count_forms, distinct_share, nearest, posterior
 
 MOST_SHOTS = 16

@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from lmbench.tasks.base import IGNORE
+from lmbench.tasks.drawn import Drawn
 from lmbench.tasks.draws import GOLDEN, Draws, hashed, key_of, mixed
 from lmbench.tasks.symbols import ASK, BOS, EQUALS, PAD, SEMICOLON
-from lmbench.tasks.synthetic import Drawn, SyntheticTask
+from lmbench.tasks.synthetic import SyntheticTask
 
 PARTS, TRAIN, VALID = 1000, 900, 950  # of the hash: train below 900, valid below 950, test the rest
 ATTEMPTS = 4000  # draws after which a split of a level must have been met

@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lmbench.tasks.drawn import ALPHABETS
 from lmbench.tasks.draws import Draws
 from lmbench.tasks.ladder import Ladder
 from lmbench.tasks.symbols import EOS, PAD
-from lmbench.tasks.synthetic import ALPHABETS, SyntheticTask
+from lmbench.tasks.synthetic import SyntheticTask
 
 NOTHING = -1  # stands in a sequence of numbers where a shorter one has ended
 

@@ -24,10 +24,11 @@ from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
+from lmbench.tasks.drawn import Drawn
 from lmbench.tasks.draws import Draws
 from lmbench.tasks.ladder import Ladder
 from lmbench.tasks.symbols import ID, SYMBOLS, VALUE
-from lmbench.tasks.synthetic import Drawn, SyntheticTask
+from lmbench.tasks.synthetic import SyntheticTask
 
 WIDTH = 3  # tokens of a report: + k 1
 RELIABILITY = {"-": 0.4, "~": 0.6, "+": 0.8}

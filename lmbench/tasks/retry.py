@@ -24,10 +24,11 @@ from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
+from lmbench.tasks.drawn import Drawn
 from lmbench.tasks.draws import Draws
 from lmbench.tasks.ladder import ANSWER_NLL, SCORE, Answered, Ladder
 from lmbench.tasks.symbols import BACK, EOS, ID, PAD, VALUE
-from lmbench.tasks.synthetic import Drawn, SyntheticTask
+from lmbench.tasks.synthetic import SyntheticTask
 
 MARKS = np.array([ID[mark] for mark in (":", ">", "&", "#")], dtype=np.int8)
 CLEAN, FORCED = 0, 1

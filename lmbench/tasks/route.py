@@ -24,11 +24,12 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import model_validator
 
+from lmbench.tasks.drawn import ALPHABETS, Drawn
 from lmbench.tasks.draws import Draws
 from lmbench.tasks.graphs import Star, Web, count_webs, shortest_plan, star_edges, webs
 from lmbench.tasks.ladder import Ladder, uniform_ladder
 from lmbench.tasks.symbols import ID, N_NAMES, NAME, SEMICOLON
-from lmbench.tasks.synthetic import ALPHABETS, Drawn, SyntheticTask
+from lmbench.tasks.synthetic import SyntheticTask
 
 WIDTH = 4  # tokens of an edge with its separator: s > a ;
 

@@ -28,10 +28,11 @@ from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
+from lmbench.tasks.drawn import Drawn
 from lmbench.tasks.draws import Draws
 from lmbench.tasks.ladder import ANSWER_NLL, SCORE, Answered, Ladder
 from lmbench.tasks.symbols import ID, SEMICOLON, VALUE
-from lmbench.tasks.synthetic import Drawn, SyntheticTask
+from lmbench.tasks.synthetic import SyntheticTask
 from lmbench.tasks.trees import distances, marked_trees, tree_hash
 
 WIDTH = 5  # tokens of a statement with its separator: b < a 0 ;

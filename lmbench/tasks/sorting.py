@@ -14,11 +14,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from lmbench.tasks.drawn import Drawn
 from lmbench.tasks.draws import Draws
 from lmbench.tasks.ladder import Ladder
 from lmbench.tasks.lengths import Lengths, LengthTask, no_query, share_in_order, stopped, stopped_choices
 from lmbench.tasks.symbols import N_VALUES, PAD, VALUE
-from lmbench.tasks.synthetic import Drawn
 
 
 class Sort(LengthTask):

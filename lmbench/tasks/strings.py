@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from lmbench.tasks.drawn import ALPHABETS, Drawn
 from lmbench.tasks.draws import Draws
 from lmbench.tasks.ladder import Ladder
 from lmbench.tasks.lengths import (
@@ -24,7 +25,7 @@ from lmbench.tasks.lengths import (
     stopped_choices,
 )
 from lmbench.tasks.symbols import NAME, PAD
-from lmbench.tasks.synthetic import ALPHABETS, Drawn, SyntheticTask
+from lmbench.tasks.synthetic import SyntheticTask
 
 
 class StringTask(LengthTask):

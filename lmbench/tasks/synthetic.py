@@ -5,46 +5,25 @@ An example is a body, a question and an answer:
     <bos> b = 3 ; d = b + 4 ? d = 7          surface "statement": the body first
     <bos> ? d ; b = 3 ; d = b + 4 = 7        surface "question": the question first
 
-A task draws from two sources. What `structure` gives decides what the example *is*: its canonical
-form. What `surface` gives decides how it is written (names, order of statements, distractors'
-places), which never changes the label. The canonical form, hashed, decides the split: examples of
-train, valid and test differ in more than names and order, for any seed, machine or number of
-workers. Rewrites of an example share its structure.
+What it *is*, its canonical form, is drawn apart from how it is written and decides its split; see
+`tasks.drawn`.
 
-Legend: N example, L token of the body, Q of the question, A of the answer, C column of the
-canonical form.
+Legend: N example.
 """
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from lmbench.tasks.base import TaskConfig, TaskData
+from lmbench.tasks.drawn import ALPHABETS, Drawn
 from lmbench.tasks.draws import Draws
 from lmbench.tasks.ladder import Answered, Ladder, exact_metrics
-from lmbench.tasks.symbols import N_NAMES, NAME, SYMBOLS
-
-ALPHABETS = {"all": range(N_NAMES), "first": range(13), "second": range(13, N_NAMES)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """N examples before they are written down; <pad> stands where a shorter one has nothing."""
-
-    body_NL: np.ndarray
-    query_NQ: np.ndarray
-    """May have no columns."""
-    answer_NA: np.ndarray
-    form_NC: np.ndarray
-    """Canonical form as integers: equal for two examples that differ in names and order only."""
-    scored_NA: np.ndarray | None = None
-    """Which tokens of the answer are targets; None is all that are there."""
-    kind_N: np.ndarray | None = None
-    """Kind of each example, for tasks that score kinds apart; None is 0."""
+from lmbench.tasks.rewrites import ladder_of_worst
+from lmbench.tasks.symbols import NAME, SYMBOLS
 
 
 class SyntheticTask(TaskConfig):
@@ -206,17 +185,8 @@ class SyntheticTask(TaskConfig):
         return self.as_wanted(answered).exact_N()
 
     def scored_ladder(self) -> Ladder:
-        """The ladder of what is scored: with rewrites, of the worst of them.
-
-        A guesser guesses each writing anew; the best strategy answers all alike. What a shortcut makes of
-        several writings is not known, so shortcuts are left out.
-        """
-        one = self.ladder()
-        if self.rewrites == 1:
-            return one
-        score = {"chance": one.score["chance"] ** self.rewrites, "bayes": one.score["bayes"]}
-        ends = ("chance", "bayes")
-        return Ladder(score=score, answer_nll={name: one.answer_nll[name] for name in ends})
+        """The ladder of what is scored: with rewrites, of the worst of them."""
+        return ladder_of_worst(self.ladder(), rewrites=self.rewrites)
 
     # ------------------------------------------------------------------ help for subclasses
 

@@ -1,13 +1,12 @@
 """Levels of synthetic tasks as training streams and fixed evaluation sets.
 
-Legend: N example, T position, C step, B batch, A answer token, V rewrite.
+Legend: N example, T position, C step, B batch, A answer token.
 """
 
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,8 +17,10 @@ from lmbench.records import no_items
 from lmbench.tasks.base import IGNORE, Batch, Scores, Stream, TaskConfig, TaskData, View
 from lmbench.tasks.certificate import compared
 from lmbench.tasks.draws import GOLDEN, Draws, key_of, mixed
+from lmbench.tasks.evaluation_set import EvaluationSet, evaluation_set
 from lmbench.tasks.examples import examples, length, shift_into
-from lmbench.tasks.ladder import ANSWER_NLL, SCORE, Answered
+from lmbench.tasks.ladder import Answered
+from lmbench.tasks.rewrites import metrics_of_worst
 from lmbench.tasks.symbols import PAD, VOCAB_SIZE
 from lmbench.tasks.synthetic import SyntheticTask
 
@@ -41,16 +42,6 @@ class SyntheticStream(Stream):
     def batch(self, row: dict[str, torch.Tensor]) -> Batch:
         """See `Stream.batch`."""
         return _batch(row["tokens"], row["targets"], self.view)
-
-
-class EvaluationSet(NamedTuple):
-    """The examples of a split, entry after entry, rewrites of an example one after the other."""
-
-    tokens_NT: np.ndarray
-    targets_NT: np.ndarray
-    hash_N: np.ndarray
-    kind_N: np.ndarray
-    entry_N: np.ndarray
 
 
 class SyntheticData(TaskData):
@@ -127,22 +118,8 @@ class SyntheticData(TaskData):
         self._check(protocol, seq_len)
 
     def _make_set(self, split: str, eval_seed: int, seq_len: int) -> EvaluationSet:
-        n = sum(task.n_eval * task.rewrites for task, _ in self.entries)
-        tokens_NT = np.zeros((n, seq_len), dtype=np.int8)
-        targets_NT = np.full((n, seq_len), IGNORE, dtype=np.int8)
-        rest: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        used = 0
-        for at, (task, _) in enumerate(self.entries):
-            index_N = np.arange(task.n_eval)
-            for rewrite in range(task.rewrites):
-                made = examples(task, seed=eval_seed, split=split, index_N=index_N, rewrite=rewrite)
-                place = used + index_N * task.rewrites + rewrite
-                shift_into(tokens_NT, targets_NT, place, made.tokens_NT, made.is_answer_NT)
-                rest.append((place, made.hash_N, made.kind_N, np.full(task.n_eval, at)))
-            used += task.n_eval * task.rewrites
-        place, *others = (np.concatenate(part) for part in zip(*rest, strict=True))
-        hash_N, kind_N, entry_N = (part[np.argsort(place)] for part in others)
-        return EvaluationSet(tokens_NT, targets_NT, hash_N, kind_N, entry_N)
+        tasks = [task for task, _ in self.entries]
+        return evaluation_set(tasks, split=split, eval_seed=eval_seed, seq_len=seq_len)
 
     def _copy_set(self, split: str, eval_seed: int, seq_len: int, device: torch.device) -> list[torch.Tensor]:
         held = self._set(split, eval_seed, seq_len)
@@ -212,17 +189,10 @@ def _by_example(
 
 
 def _level_metrics(task: SyntheticTask, answered: Answered) -> dict[str, tuple[float, int]]:
-    """A task's own metrics; with rewrites, the worst of the first m of them for m = 1, 2, 4, ..."""
+    """A task's own metrics; with rewrites, the worst of them."""
     if task.rewrites == 1:
         return task.metrics(answered)
-    shape = (-1, task.rewrites)
-    exact_NV = task.solved_N(answered).reshape(shape)
-    nll_NV = np.nansum(answered.nll_NA, axis=1).reshape(shape)
-    n, sizes = len(exact_NV), [1 << k for k in range(task.rewrites.bit_length())]
-    sizes = sorted({size for size in sizes if size <= task.rewrites} | {task.rewrites})
-    worst = {f"worst_of_{m}": (float(exact_NV[:, :m].min(axis=1).mean()), n) for m in sizes}
-    nll = float(nll_NV.max(axis=1).mean())
-    return {SCORE: worst[f"worst_of_{task.rewrites}"], ANSWER_NLL: (nll, n), **worst}
+    return metrics_of_worst(answered, task.solved_N(answered), rewrites=task.rewrites)
 
 
 def _mean_of(parts: Iterable[np.ndarray]) -> float:

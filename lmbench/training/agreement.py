@@ -5,21 +5,23 @@ to read as many tokens, and ids must mean the same to both.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
 
-from lmbench.config import Config, from_dict
+from lmbench.asked import config_of, read_or_make
+from lmbench.config import Config
 from lmbench.measure.agreement import agreement
 from lmbench.methods.base import Method
-from lmbench.probes import Agreement
+from lmbench.probes.scores import Agreement
 from lmbench.records import Records
 from lmbench.run import Run
 from lmbench.store import Store
 from lmbench.tasks.base import TaskData, View, load_task
 from lmbench.tasks.synthetic import SyntheticTask
-from lmbench.tasks.text import TextData
+from lmbench.tasks.text_data import TextData
 from lmbench.training.environment import environment
 from lmbench.training.execute import resolve_device
 from lmbench.training.measured import file_rows
@@ -63,23 +65,14 @@ def agreements(
     parts = [pd.DataFrame(columns=COLUMNS)]
     for student, teacher in pairs:
         asked = Agreement(student=student, teacher=teacher, **how)
-        if not store.has(asked.digest):
-            if not isinstance(store, Store):
-                raise ValueError(
-                    f"the reference results {store.root} lack the agreement of run {student} with {teacher} "
-                    f"on {split}"
-                )
-            store.ensure(asked.digest, lambda asked=asked: _score_into(asked, store, device))
-        named = {"student": student, "teacher": teacher, "init_seed": _run(student, store).init_seed}
-        parts.append(store.frame([asked.digest]).assign(**named))
+        what = f"the agreement of run {student} with {teacher} on {split}"
+        rows = read_or_make(asked, what=what, store=store, make=partial(_score_into, device=device))
+        seed = config_of(student, store=store).init_seed
+        parts.append(rows.assign(student=student, teacher=teacher, init_seed=seed))
     return pd.concat(parts[1:] or parts, ignore_index=True)[COLUMNS]
 
 
-def _run(digest: str, store: Records) -> Run:
-    return from_dict("run", store.record(digest)["run"]["config"])
-
-
-def _score_into(asked: Agreement, store: Store, device: str | None) -> None:
+def _score_into(asked: Agreement, store: Store, *, device: str | None) -> None:
     """Score and file one pair under its lock."""
     where = resolve_device(device)
     student = load_run(asked.student, store=store, device=where, methods=asked.methods)

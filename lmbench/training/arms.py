@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from lmbench.config import unknown
+from lmbench.errors import unknown
 from lmbench.measure.arms import Arm, arm_table
 from lmbench.run import Run
 from lmbench.tasks.base import TaskConfig

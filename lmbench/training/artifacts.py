@@ -6,28 +6,30 @@ rows of their run.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
+from lmbench.asked import read_or_make
 from lmbench.config import Config
 from lmbench.measure.artifact import Coding, Packed, pack, predicted_bytes, tokenizer_bytes, unpack
 from lmbench.measure.products import flops_by_weight
 from lmbench.measure.score import evaluate
 from lmbench.methods.base import Method
 from lmbench.methods.equipment import equipped, exported, in_force
-from lmbench.probes import Artifact
-from lmbench.records import ROW_COLUMNS, Records, no_items, write_atomically
+from lmbench.probes.scores import Artifact
+from lmbench.records import Records, write_atomically
 from lmbench.run import Run
 from lmbench.store import Store
 from lmbench.tasks.base import View, load_task
-from lmbench.tasks.text import TextData
+from lmbench.tasks.text_data import TextData
 from lmbench.training.costs import readout_of
 from lmbench.training.environment import environment
 from lmbench.training.execute import resolve_device
-from lmbench.training.record import describe
+from lmbench.training.measured import file_rows
 from lmbench.training.rescore import Loaded, load_run
 
 FILE = "model.lmb"
@@ -58,17 +60,13 @@ def artifacts(
             that lacks a file's scores.
     """
     how = {"methods": tuple(methods), "other": other, "scales": scales, "split": split}
-    asked = {digest: Artifact(run=digest, **how) for digest in digests}
-    parts = []
-    for digest, one in asked.items():
-        if not store.has(one.digest):
-            if not isinstance(store, Store):
-                raise ValueError(f"the reference results {store.root} lack the packed form of run {digest}")
-            store.ensure(one.digest, lambda one=one: _pack_into(one, store, device))
-        rows = store.frame([one.digest])
+    parts, make = [], partial(_pack_into, device=device)
+    for digest in dict.fromkeys(digests):
+        asked = Artifact(run=digest, **how)
+        rows = read_or_make(asked, what=f"the packed form of run {digest}", store=store, make=make)
         values = rows.set_index("metric")["value"].to_dict()
         seed = store.record(digest)["run"]["config"]["init_seed"]
-        told = {"run": digest, "label": rows["label"].iloc[0], "init_seed": seed, "record": one.digest}
+        told = {"run": digest, "label": rows["label"].iloc[0], "init_seed": seed, "record": asked.digest}
         parts.append(told | values)
     return pd.DataFrame(parts)
 
@@ -125,25 +123,21 @@ def _tokenizer(data: TextData) -> bytes:
     return tokenizer_bytes(data.config.tokenizer, tokenizer=data.tokenizer)
 
 
-def _pack_into(asked: Artifact, store: Store, device: str | None) -> None:
+def _pack_into(asked: Artifact, store: Store, *, device: str | None) -> None:
     """Pack, read back, score and file one run under the record's lock."""
     where = resolve_device(device)
     run = load_run(asked.run, store=store, device=torch.device("cpu")).run
     held = in_force(run.methods, step=run.steps, steps=run.steps)
     loaded = load_run(asked.run, store=store, device=torch.device("cpu"), methods=(*held, *asked.methods))
     made = packed_run(asked, loaded)
-    with store.claim(asked.digest) as folder:
-        if folder is None:
-            return
-        write_atomically(folder / FILE, made.data)
-        rows = _rows(asked, run, made, (folder / FILE).read_bytes(), where)
-        store.finish(
-            asked.digest,
-            run=describe(asked, label=run.model.name),
-            env=environment(where) | {"hashes": {"weights": loaded.weights}},
-            rows=pd.DataFrame(rows),
-            items=no_items(),
-        )
+
+    def rows() -> list[dict[str, Any]]:
+        file = store.folder(asked.digest) / FILE
+        write_atomically(file, made.data)
+        return _rows(asked, run, made, file.read_bytes(), where)
+
+    env = environment(where) | {"hashes": {"weights": loaded.weights}}
+    file_rows(asked, rows, label=run.model.name, store=store, env=env)
 
 
 def _rows(asked: Config, run: Run, made: Packed, data: bytes, device: torch.device) -> list[dict[str, Any]]:
@@ -172,8 +166,7 @@ def _rows(asked: Config, run: Run, made: Packed, data: bytes, device: torch.devi
         **{f"bytes_{part}": size for part, size in made.split.items()},
     }
     metrics = {name: (value, n) for name, value in values.items()} | scores.metrics
-    fixed = dict.fromkeys(ROW_COLUMNS, 0) | dict.fromkeys(("level", "evaluation"), "")
-    fixed |= {"evaluation": asked.digest, "split": asked.split, "task": run.task.kind, "step": run.steps}
+    fixed = {"evaluation": asked.digest, "split": asked.split, "task": run.task.kind, "step": run.steps}
     return [fixed | {"metric": name, "value": float(value), "n": n} for name, (value, n) in metrics.items()]
 
 

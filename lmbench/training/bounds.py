@@ -9,31 +9,34 @@ may have used less of the sample, or more data beside it: an Occam bound holds f
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 import pandas as pd
 import torch
 
 from lmbench import folders
-from lmbench.config import build, from_dict, unknown
+from lmbench.asked import config_of, read_or_make
+from lmbench.config import build
+from lmbench.errors import unknown
 from lmbench.measure.artifact import unpack
 from lmbench.measure.bound_losses import Documents, Smoothed, Subsample, Tokens, ZeroOne
 from lmbench.measure.bound_samples import FRESH_DOCUMENTS, TRAIN, risks, samples
 from lmbench.measure.bounds import beside, held_out, occam
 from lmbench.measure.bounds_seed import seed_literal
 from lmbench.methods.equipment import equipped
-from lmbench.probes import Artifact, FileRisk
+from lmbench.probes.scores import Artifact, FileRisk
 from lmbench.records import Records
 from lmbench.run import Run
 from lmbench.store import Store
 from lmbench.tasks.base import TaskData, View, load_task
 from lmbench.tasks.synthetic_data import SyntheticData
-from lmbench.tasks.text import TextData
+from lmbench.tasks.text_data import TextData
 from lmbench.training.artifacts import FILE
 from lmbench.training.environment import environment
 from lmbench.training.execute import resolve_device
+from lmbench.training.hashes import weights_hash
 from lmbench.training.measured import file_rows
-from lmbench.training.record import weights_hash
 
 LossName = Literal["smoothed", "zero_one"]
 # Of delta, for scoring a part of the sample. The file's price dwarfs ln(1 / delta), the draws' does not.
@@ -84,24 +87,15 @@ def run_bounds(
         raise ValueError(f"run {lacking[0]} is not among the packed runs; pass artifacts([...]) that hold it")
     settings, rows = {"loss": loss, "delta": delta, "searched": tuple(searched)}, []
     for digest in dict.fromkeys(digests):
-        run = _run(digest, store)
+        run = config_of(digest, store=store)
         for packed in artifacts[artifacts["run"] == digest].to_dict("records"):
             asked = build(
                 FileRisk, {"artifact": packed["record"], "alpha": alpha, "draws": draws, "seed": seed}
             )
             found = _risks(asked, run, digest, store=store, device=device)
-            rows.append(
-                _row(packed, found, run=run, packed_as=_packed_as(asked, store), asked=asked, **settings)
-            )
+            packed_as = config_of(asked.artifact, store=store)
+            rows.append(_row(packed, found, run=run, packed_as=packed_as, asked=asked, **settings))
     return pd.DataFrame(rows)
-
-
-def _run(digest: str, store: Records) -> Run:
-    return from_dict("run", store.record(digest)["run"]["config"])
-
-
-def _packed_as(asked: FileRisk, store: Records) -> Artifact:
-    return from_dict("run", store.record(asked.artifact)["run"]["config"])
 
 
 def _row(
@@ -178,17 +172,12 @@ def _bits(run: Run, packed_as: Artifact) -> dict[float, int]:
 
 def _risks(asked: FileRisk, run: Run, digest: str, *, store: Records, device: str | None) -> pd.DataFrame:
     """Rows of the record, made now if the store lacks it."""
-    if not store.has(asked.digest):
-        if not isinstance(store, Store):
-            raise ValueError(
-                f"the reference results {store.root} lack the risk of the packed form of run {digest} with "
-                f"alpha = {asked.alpha:g} and draws = {asked.draws}"
-            )
-        store.ensure(asked.digest, lambda: _score_into(asked, run, store, device))
-    return store.frame([asked.digest])
+    what = f"the risk of the packed form of run {digest} with "
+    what += f"alpha = {asked.alpha:g} and draws = {asked.draws}"
+    return read_or_make(asked, what=what, store=store, make=partial(_score_into, run=run, device=device))
 
 
-def _score_into(asked: FileRisk, run: Run, store: Store, device: str | None) -> None:
+def _score_into(asked: FileRisk, store: Store, *, run: Run, device: str | None) -> None:
     """Score what is read back from a file, and file its risks under the record's lock."""
     data, where = _covered(run), resolve_device(device)
     found = unpack(folders.intact(store.folder(asked.artifact), FILE).read_bytes())

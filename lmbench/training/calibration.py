@@ -8,18 +8,20 @@ Legend: N example, B batch, T position, V answer, S symbol of the vocabulary.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from lmbench.asked import read_or_make
 from lmbench.config import Config
 from lmbench.measure.calibration import calibration, reliability, top_label
 from lmbench.measure.probability_scores import risk_coverage
 from lmbench.measure.score import true_float32
 from lmbench.models.base import LanguageModel
-from lmbench.probes import Calibration
+from lmbench.probes.scores import Calibration
 from lmbench.progress import Progress
 from lmbench.records import Records
 from lmbench.store import Store
@@ -60,14 +62,9 @@ def calibrations(
     for digest in digests:
         for task in tasks:
             asked = Calibration(run=digest, task=task, split=split)
-            if not store.has(asked.digest):
-                if not isinstance(store, Store):
-                    raise ValueError(
-                        f"the reference results {store.root} lack the calibration of run {digest} on "
-                        f"{task.caption}"
-                    )
-                store.ensure(asked.digest, lambda asked=asked: _score_into(asked, store, device))
-            parts.append(_points(store.frame([asked.digest])).assign(run=digest))
+            what = f"the calibration of run {digest} on {task.caption}"
+            rows = read_or_make(asked, what=what, store=store, make=partial(_score_into, device=device))
+            parts.append(_points(rows).assign(run=digest))
     return pd.concat(parts[1:] or parts, ignore_index=True)[COLUMNS]
 
 
@@ -156,7 +153,7 @@ def _scores(
     return out
 
 
-def _score_into(asked: Calibration, store: Store, device: str | None) -> None:
+def _score_into(asked: Calibration, store: Store, *, device: str | None) -> None:
     """Score and file one calibration under its lock."""
     where = resolve_device(device)
     loaded = load_run(asked.run, store=store, device=where)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from lmbench.folders import REMOVED
 from lmbench.records import write_atomically, write_json
+from lmbench.training.hashes import hash_of
 
 FORMAT = 2  # since the terms of the objective are kept
 STATE, MEMBERS = "state.safetensors", "members.json"
@@ -63,7 +64,7 @@ class Checkpoint:
         held = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
         text = json.dumps(rest)
         header = {"format": FORMAT, "torch": torch.__version__, "device": self.device}
-        header |= {"rest": text, "sha256": _checksum(held, text)}
+        header |= {"rest": text, "sha256": hash_of(held, start=text)}
         self.name_members()
         write_atomically(self.folder / STATE, save(held, metadata={"lmbench": json.dumps(header)}))
         self._last = time.monotonic()
@@ -105,7 +106,7 @@ class Checkpoint:
                 f"checkpoint {path} was written by torch {made_by[1]} in format {made_by[0]} on "
                 f"{made_by[2]!r}; here are {torch.__version__}, {FORMAT} and {self.device!r}"
             )
-        if sha256 != _checksum(tensors, text):
+        if sha256 != hash_of(tensors, start=text):
             raise ValueError(f"checkpoint {path} is damaged: its content differs from its sha256")
         return tensors, json.loads(text)
 
@@ -163,12 +164,3 @@ def _written(folder: Path) -> int:
         return (folder / STATE).stat().st_mtime_ns
     except OSError:
         return 0
-
-
-def _checksum(tensors: dict[str, Tensor], text: str) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        value = tensors[name]
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

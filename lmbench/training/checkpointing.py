@@ -11,7 +11,7 @@ import torch
 
 from lmbench.measure.activations import activations
 from lmbench.measure.flops import ledger
-from lmbench.probes import Activations
+from lmbench.probes.device import Activations
 from lmbench.records import Records
 from lmbench.run import Run
 from lmbench.training.costs import readout_of

@@ -16,13 +16,15 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from lmbench.config import from_dict, unknown
+from lmbench.config import from_dict
+from lmbench.errors import unknown
 from lmbench.models.base import ModelConfig
 from lmbench.progress import Progress
 from lmbench.records import Records
 from lmbench.run import Run
 from lmbench.store import POLL_S, Store
 from lmbench.tasks.base import TaskConfig, load_task
+from lmbench.training.check import check
 from lmbench.training.checkpoint import interrupted
 from lmbench.training.distributed import ALONE, Ranks
 from lmbench.training.filing import (
@@ -34,7 +36,6 @@ from lmbench.training.filing import (
     train_into,
 )
 from lmbench.training.grouping import groups
-from lmbench.training.loop import check
 from lmbench.training.teachers import teachers_of
 
 log = logging.getLogger(__name__)

@@ -1,13 +1,15 @@
 """Exit curves of stored runs, as records of the store: scored once, read and drawn anywhere."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
+from lmbench.asked import read_or_make
 from lmbench.measure.early_exit import exit_curve
 from lmbench.models.early_exit import EarlyExit
-from lmbench.probes import ExitCurve
+from lmbench.probes.scores import ExitCurve
 from lmbench.records import Records
 from lmbench.store import Store
 from lmbench.tasks.base import View, load_task
@@ -31,13 +33,11 @@ def exit_curves(
         ValueError: an unknown run, one without weights or of a model without exits, or a read-only store
             that lacks a curve.
     """
-    asked = {digest: ExitCurve(run=digest, split=split) for digest in digests}
-    for digest, one in asked.items():
-        if not store.has(one.digest):
-            if not isinstance(store, Store):
-                raise ValueError(f"the reference results {store.root} lack the exit curve of run {digest}")
-            store.ensure(one.digest, lambda one=one: _score_into(one, store, device))
-    parts = [_points(store.frame([one.digest])).assign(run=digest) for digest, one in asked.items()]
+    parts, make = [], partial(_score_into, device=device)
+    for digest in dict.fromkeys(digests):
+        asked = ExitCurve(run=digest, split=split)
+        rows = read_or_make(asked, what=f"the exit curve of run {digest}", store=store, make=make)
+        parts.append(_points(rows).assign(run=digest))
     columns = ["run", "label", "policy", "setting", "nll", "blocks", "flops", "n"]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
@@ -56,7 +56,7 @@ def _points(rows: pd.DataFrame) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
-def _score_into(asked: ExitCurve, store: Store, device: str | None) -> None:
+def _score_into(asked: ExitCurve, store: Store, *, device: str | None) -> None:
     """Score and file one curve under its lock."""
     where = resolve_device(device)
     loaded = load_run(asked.run, store=store, device=where)

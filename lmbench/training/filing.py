@@ -25,9 +25,9 @@ from lmbench.training.checkpoint import Checkpoint
 from lmbench.training.distributed import ALONE, Ranks
 from lmbench.training.environment import device_name
 from lmbench.training.grouping import is_compiled
+from lmbench.training.hashes import weights_hash
 from lmbench.training.loop import train_group
 from lmbench.training.outcome import Trained
-from lmbench.training.record import weights_hash
 from lmbench.training.teachers import teachers_of
 
 KEEP_WEIGHTS_MB = 64.0  # larger weights are not kept unless asked for

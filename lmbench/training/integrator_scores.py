@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from lmbench.config import from_dict
+from lmbench.asked import config_of
 from lmbench.models.base import ModelConfig
 from lmbench.records import Records
 from lmbench.training.rescore import evaluate_run
@@ -46,7 +46,7 @@ def iteration_scores(
     """
     table = []
     for digest in digests:
-        run = from_dict("run", store.record(digest)["run"]["config"])
+        run = config_of(digest, store=store)
         for how, setting, model in _ways(run.model, iterations, tolerances, min_iteration):
             rows = evaluate_run(digest, store=store, model=model, device=device)
             found = rows[rows["split"] == "test"].set_index("metric")["value"]

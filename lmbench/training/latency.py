@@ -12,7 +12,7 @@ import torch
 from lmbench.measure.latency import check_grid, latencies
 from lmbench.measure.memory import memory
 from lmbench.models.base import ModelConfig
-from lmbench.probes import Latency
+from lmbench.probes.device import Latency
 from lmbench.records import Records
 from lmbench.store import Store
 from lmbench.training.execute import resolve_device

@@ -51,7 +51,7 @@ class Layout:
         """The layout of a model's parameters.
 
         Args:
-            state: names of buffers that each replica has of its own, see `methods.base`.
+            state: names of buffers that each replica has of its own, see `methods.attached`.
         """
         named = list(model.named_parameters())
         hidden = [n for n, p in named if p.ndim == 2 and n.split(".")[0] not in model.ends]

@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from lmbench.config import Config, build, discover, from_dict, make, unknown
-from lmbench.probes import LadderRungs
+from lmbench.asked import config_of, read_or_make
+from lmbench.config import Config, build, discover, make
+from lmbench.errors import unknown
+from lmbench.probes.scores import LadderRungs
 from lmbench.progress import Progress
 from lmbench.records import Records
 from lmbench.store import Store
@@ -39,7 +41,7 @@ def level_scores(
     asked, parts = make("task", "mixture", tasks=tuple(tasks)), []
     with Progress(len(digests), "evaluations", show=progress) as bar:
         for done, digest in enumerate(digests):
-            run = from_dict("run", store.record(digest)["run"]["config"])
+            run = config_of(digest, store=store)
             bar.update(done, run.model.name)
             rows = evaluate_run(digest, store=store, split=split, task=asked, device=device)
             rows = rows[rows["level"] != ""].assign(run=digest, label=run.model.name, init_seed=run.init_seed)
@@ -113,7 +115,7 @@ def runs_of(rows: pd.DataFrame, task: SyntheticTask, *, store: Records) -> list[
 
 
 def _learned(digest: str, store: Records) -> tuple[SyntheticTask, ...]:
-    run = from_dict("run", store.record(digest)["run"]["config"])
+    run = config_of(digest, store=store)
     return tuple(level.as_trained for level in run.task.levels)
 
 
@@ -161,11 +163,7 @@ def ladders(tasks: Sequence[Config], *, store: Records) -> pd.DataFrame:
     parts = []
     for task in (level for one in tasks for level in one.levels or (one,)):
         asked = LadderRungs(task=task)
-        if not store.has(asked.digest):
-            if not isinstance(store, Store):
-                raise ValueError(f"the reference results {store.root} lack the ladder of {task.caption}")
-            store.ensure(asked.digest, lambda asked=asked: _file(asked, store))
-        rows = store.frame([asked.digest])
+        rows = read_or_make(asked, what=f"the ladder of {task.caption}", store=store, make=_file)
         told = rows["metric"].str.split("|", expand=True)
         kept = rows[["task", "level", "value"]]
         parts.append(kept.assign(metric=told[0].to_numpy(), rung=told[1].to_numpy()))

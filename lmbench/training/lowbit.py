@@ -19,7 +19,7 @@ from lmbench.measure.lowbit_kernels import FORMS
 from lmbench.methods.base import Method
 from lmbench.methods.equipment import equipped, exported
 from lmbench.models.base import LanguageModel
-from lmbench.probes import LowBit
+from lmbench.probes.device import LowBit
 from lmbench.records import Records
 from lmbench.store import Store
 from lmbench.training.execute import resolve_device

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from lmbench.asked import read_or_make
 from lmbench.config import Config
 from lmbench.records import ROW_COLUMNS, Records, no_items
 from lmbench.store import Store
@@ -37,12 +38,12 @@ def measured_rows(
     Raises:
         ValueError: a read-only store that lacks the record, or one that was measured on another device.
     """
-    if not store.has(asked.digest):
-        if not isinstance(store, Store):
-            raise ValueError(f"the reference results {store.root} lack the {what} of {label}")
-        made = {"label": label, "store": store, "env": environment(device)}
-        store.ensure(asked.digest, lambda: file_rows(asked, lambda: list(map(dict, measure())), **made))
-    rows = store.frame([asked.digest])
+
+    def make(asked: Config, store: Store) -> None:
+        env = environment(device)
+        file_rows(asked, lambda: list(map(dict, measure())), label=label, store=store, env=env)
+
+    rows = read_or_make(asked, what=f"the {what} of {label}", store=store, make=make)
     measured_on = rows["device"].iloc[0]
     if isinstance(store, Store) and measured_on != device_name(device):
         raise ValueError(
@@ -63,7 +64,8 @@ def file_rows(
     """Make the rows of a record and file them under its lock, unless another process makes the same.
 
     Args:
-        rows: called once the record is this process's to make; columns left out are 0 or empty.
+        rows: called once the record is this process's to make, when its folder is there for files that
+            belong to it; columns left out are 0 or empty.
     """
     with store.claim(asked.digest) as folder:
         if folder is None:

@@ -16,8 +16,9 @@ from lmbench.methods.equipment import equipped, in_force
 from lmbench.run import Evaluation, Run
 from lmbench.tasks.base import load_task
 from lmbench.training.capabilities import tracked_task
+from lmbench.training.hashes import weights_hash
 from lmbench.training.program import Program
-from lmbench.training.record import RunRecord, weights_hash
+from lmbench.training.record import RunRecord
 
 TIMED_EVALUATION_ROWS = 16  # sequences in the batch whose inference speed is recorded
 
@@ -40,14 +41,14 @@ def begin(program: Program, *, jobs: int) -> list[Trained]:
     for at, run in enumerate(program.runs):
         record = RunRecord(
             run,
-            replicas.plain(at),
+            program.kept.plain(at),
             program.device,
             layout_shapes=replicas.layout.shapes,
             replicas=len(program.runs),
             jobs=jobs,
         )
         record.first_batch(program.streams[at].at(0))
-        record.engine = program.engine
+        record.engine = program.execution.engine
         begun.append(Trained(record))
     return begun
 
@@ -64,7 +65,7 @@ def score(
     for at, (one, scores) in enumerate(zip(trained, scored, strict=True)):
         if one.diverged_at is not None:
             continue
-        weights = weights_hash(program.replicas.state(at, on_cpu_RP))
+        weights = weights_hash(program.kept.state(at, on_cpu_RP))
         one.record.scores(_evaluation(program, weights, split=split), program.done, scores)
         nll[at] = scores.metrics["nll"][0]
     return nll
@@ -79,7 +80,7 @@ def track(program: Program, trained: Sequence[Trained]) -> dict[int, float]:
     for at, (one, scores) in enumerate(zip(trained, scored, strict=True)):
         nll[at] = scores.metrics["nll"][0]
         if one.diverged_at is None and math.isfinite(nll[at]):
-            weights = weights_hash(program.replicas.state(at, on_cpu_RP))
+            weights = weights_hash(program.kept.state(at, on_cpu_RP))
             evaluation = _evaluation(program, weights, split="valid", task=tracked)
             one.record.tracked(evaluation, program.done, scores)
     return nll
@@ -90,7 +91,7 @@ def _evaluation(program: Program, weights: str, *, split: str, task: Config | No
     run = program.run
     return Evaluation(
         weights=weights,
-        model=program.scored_model,
+        model=program.execution.scored_model(program.done),
         task=task or run.task,
         protocol=run.protocol,
         methods=in_force(run.methods, step=program.done, steps=run.steps),
@@ -105,14 +106,14 @@ def close(program: Program, trained: Sequence[Trained], *, best_RP: Tensor, has_
     speed = _inference_speed(program)
     for at, one in enumerate(trained):
         if has_best[at]:
-            one.best = program.replicas.state(at, best_RP)
+            one.best = program.kept.state(at, best_RP)
         if one.diverged_at is None:
-            one.final = program.replicas.state(at, program.weights_RP)
+            one.final = program.kept.state(at, program.weights_RP)
         is_best = bool(one.best) and program.run.weights == "best"
         reported = one.best if is_best else one.final
         if reported:
             one.record.hashes["weights"] = weights_hash(reported)
-        report = program.replicas.report(at, best_RP if is_best else program.weights_RP) if reported else {}
+        report = program.kept.report(at, best_RP if is_best else program.weights_RP) if reported else {}
         for method in one.record.run.methods:
             report |= method.told(one.record.run, weights=program.weights_read)
         one.record.close(program.data, inference_tokens_per_second=speed, report=report)
@@ -120,9 +121,9 @@ def close(program: Program, trained: Sequence[Trained], *, best_RP: Tensor, has_
 
 def _inference_speed(program: Program) -> float:
     """Of one replica by itself."""
-    run, replicas = program.run, program.replicas
+    run = program.run
     held = in_force(run.methods, step=program.done, steps=run.steps)
-    model = equipped(run.model, replicas.state(0), methods=held)
+    model = equipped(run.model, program.kept.state(0), methods=held)
     model = (model.double() if run.dtype == "float64" else model).to(program.device)
     one: Run = run.replace(steps=1, batch_size=TIMED_EVALUATION_ROWS, epoch_windows=None, grad_accum=1)
     return tokens_per_second(model, program.data.stream(one, program.view).at(0))  # any batch will do

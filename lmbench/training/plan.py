@@ -12,7 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from lmbench.config import build, unknown
+from lmbench.config import build
+from lmbench.errors import unknown
 from lmbench.measure.budget import equal_flops, equal_parameters, flops_per_token
 from lmbench.measure.flops import parameters, published_flops
 from lmbench.models.base import ModelConfig

@@ -1,6 +1,5 @@
 """What a run writes down while it trains: tidy rows, items, hashes, costs and circumstances."""
 
-import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from lmbench.run import SCHEMA, Run
 from lmbench.tasks.base import Batch, Scores, TaskConfig, TaskData
 from lmbench.training.costs import active_flops, extra_flops, n_sequences, readout_of, run_flops
 from lmbench.training.environment import environment, peak_memory
+from lmbench.training.hashes import batch_hash, weights_hash
 
 
 class RunRecord:
@@ -101,8 +101,7 @@ class RunRecord:
 
     def first_batch(self, batch: Batch) -> None:
         """Remember what the first batch was, so that paired runs can be shown to be paired."""
-        body = batch.tokens_BT.cpu().numpy().tobytes() + batch.targets_BT.cpu().numpy().tobytes()
-        self.hashes["first_batch"] = hashlib.sha256(body).hexdigest()
+        self.hashes["first_batch"] = batch_hash(batch)
 
     def loss(self, step: int, value: float, seconds: float) -> None:
         """Mean training loss since the last such row, in nats per target; nothing if it is not finite."""
@@ -218,13 +217,3 @@ def describe(config: Config, *, label: str) -> dict[str, Any]:
         "label": label,
         "config": config.to_dict(),
     }
-
-
-def weights_hash(state: dict[str, Tensor]) -> str:
-    """sha256 over names, types, shapes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        value = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

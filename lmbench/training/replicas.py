@@ -18,36 +18,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from lmbench.layers.dropout import dropout_sites
-from lmbench.measure.score import readout_of, summed_loss
-from lmbench.methods.base import Method, Objective
-from lmbench.methods.equipment import Equipment, trained_name
+from lmbench.measure.score import readout_of
+from lmbench.methods.base import Method
+from lmbench.methods.equipment import Equipment
 from lmbench.models.base import ModelConfig, Output
 from lmbench.tasks.base import Batch
 from lmbench.training.layout import Layout
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-
-
-class OnePass(nn.Module):
-    """A training pass of the plain module as a module itself, for what wraps modules."""
-
-    def __init__(self, model: nn.Module, *, parts: int, objective: Objective | None = None) -> None:
-        super().__init__()
-        self.model, self.parts, self.objective = model, parts, objective
-
-    def forward(
-        self,
-        tokens_BT: Tensor,
-        targets_BT: Tensor,
-        n_targets: Tensor,
-        context_BK: Tensor | None = None,
-        teacher_MBTV: Tensor | None = None,
-        segment_BT: Tensor | None = None,
-        numbers_N: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """The loss, a scalar, and its (K,) terms; see `Replicas.losses`."""
-        batch = (tokens_BT, targets_BT, n_targets, context_BK, teacher_MBTV, segment_BT, numbers_N)
-        return _loss(self.model, *batch, parts=self.parts, objective=self.objective)
+from lmbench.training.passes import DTYPES, OnePass, loss_of, objective_of
 
 
 class Replicas:
@@ -93,7 +70,6 @@ class Replicas:
         self.controls: dict[str, Tensor] = {}
         """(R, *shape) values of this step, by buffer name; see `hold_controls`."""
         self.leaves = self._leaves()
-        self._spare: Equipment | None = None
         self.one_pass: nn.Module = OnePass(self.module, parts=parts, objective=self.objective)
         """What a lone replica trains with; several processes put their shared one in its place."""
 
@@ -165,7 +141,7 @@ class Replicas:
         def model(*inputs: Tensor | None, **how: str | Tensor) -> Output:
             return functional_call(self.module, state, inputs, how)
 
-        return _loss(model, *batch, parts=self.parts, objective=self.objective)
+        return loss_of(model, *batch, parts=self.parts, objective=self.objective)
 
     def collect(self, grads_RP: Tensor, *, add: bool) -> None:
         """Move the gradients of the leaves into the flat buffer, over what it holds or on top of it."""
@@ -182,6 +158,14 @@ class Replicas:
             grads_RP += flat_RP
         else:
             grads_RP.copy_(flat_RP)
+
+    def recompute_state(self, done: int) -> None:
+        """Let methods whose state is due after `done` steps compute it anew from the weights."""
+        due = [one for one in self.equipment.attached if one.due(done)]
+        for one in due:
+            one.refresh(self.trained_views(), self.state_views(), done=done)
+        if due:
+            self.refresh()
 
     def refresh(self) -> None:
         """Bring the weights that passes read up to date with the master weights."""
@@ -220,94 +204,6 @@ class Replicas:
             used = found.get(name)
             every[name] = torch.ones_like(view, dtype=torch.bool) if used is None else used.expand_as(view)
         return self.layout.join(every, self.layout.trained, like=self.master_RP.to(torch.bool))
-
-    # ---------------------------------------------------------------- what is kept
-
-    def plain(self, replica: int) -> dict[str, Tensor]:
-        """One replica's trained numbers under the names of the plain model, whatever methods make of them."""
-        held = self.layout.state(self.master_RP[replica])
-        return {name: held[trained_name(self.module, name)] for name in self.equipment.plain}
-
-    def state(self, replica: int, weights_RP: Tensor | None = None) -> dict[str, Tensor]:
-        """The weights that one replica computes with, under the names of the plain model, on the CPU."""
-        held = self.layout.state((self.master_RP if weights_RP is None else weights_RP)[replica])
-        return held if not self.equipment.attached else self._filled(replica, held).exported()
-
-    def with_fresh_state(self, weights_RP: Tensor) -> Tensor:
-        """The same weights, beside what their scores depend on that is found from the exported ones."""
-        found = [one for one in self.equipment.attached if one.found_from_exported]
-        if not found:
-            return weights_RP
-        made_RP = weights_RP.clone()
-        for replica, row_1P in enumerate(made_RP.split(1)):
-            weights = {
-                trained_name(self.module, name): value.to(row_1P.device).unsqueeze(0)
-                for name, value in self.state(replica, weights_RP).items()
-            }
-            for one in found:
-                one.refresh(weights, self.state_views(row_1P), done=0)
-        return made_RP
-
-    def report(self, replica: int, weights_RP: Tensor) -> dict[str, float]:
-        """What the methods say of one replica's weights, such as densities."""
-        if not self.equipment.attached:
-            return {}
-        return self._filled(replica, self.layout.state(weights_RP[replica])).report()
-
-    def _filled(self, replica: int, held: Mapping[str, Tensor]) -> Equipment:
-        """A copy of the equipped module on the CPU with one replica's numbers in it."""
-        if self._spare is None:
-            self._spare = Equipment.of(self.config, self.methods, init_seed=0, steps=self.steps)
-            self._spare.model.to(self.master_RP.dtype)
-        held = dict(held) | {name: value[replica].cpu() for name, value in self.controls.items()}
-        self._spare.model.load_state_dict(held, strict=False)
-        for name, value in held.items():  # those that are not persistent are not in a state dict
-            path, _, leaf = name.rpartition(".")
-            place = self._spare.model.get_submodule(path)._buffers.get(leaf)
-            if place is not None:
-                place.copy_(value)
-        return self._spare
-
-
-def objective_of(methods: Sequence[Method]) -> Objective | None:
-    """What replaces the cross entropy, if a method does.
-
-    Raises:
-        ValueError: two methods that do.
-    """
-    made = [(method.kind, objective) for method in methods if (objective := method.objective()) is not None]
-    if len(made) > 1:
-        raise ValueError(
-            f"methods {made[0][0]!r} and {made[1][0]!r} both replace the objective; accepted: one"
-        )
-    return made[0][1] if made else None
-
-
-def _loss(
-    model,
-    tokens_BT,
-    targets_BT,
-    n_targets,
-    context_BK,
-    teacher_MBTV,
-    segment_BT,
-    numbers_N,
-    *,
-    parts: int,
-    objective,
-) -> tuple[Tensor, Tensor]:
-    def sums(logits_BTV: Tensor) -> Tensor:
-        if objective is None:
-            return summed_loss(logits_BTV, targets_BT).unsqueeze(0) / n_targets
-        return objective(logits_BTV, targets_BT, teacher_MBTV, numbers_N) / n_targets
-
-    how = {} if segment_BT is None else {"segment_BT": segment_BT}  # not every model takes it
-    output = model(tokens_BT, context_BK, readout=readout_of(tokens_BT, targets_BT), **how)
-    found = sums(output.logits_BTV)
-    loss, terms_K = found[0], found[1:].detach()
-    for weight, logits_BTV in output.exits:
-        loss = loss + weight * sums(logits_BTV)[0]
-    return loss if output.aux_loss is None else loss + output.aux_loss / parts, terms_K
 
 
 def _parent(module: nn.Module, name: str) -> nn.Module:

@@ -6,12 +6,14 @@ test of a training run is one too; asking for it again finds it in the run's own
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
 from safetensors.torch import load_file
 
+from lmbench.asked import config_of, read_or_make
 from lmbench.config import Config, from_dict
 from lmbench.measure.score import evaluate, mean_effort
 from lmbench.methods.base import Method
@@ -23,7 +25,8 @@ from lmbench.store import Store
 from lmbench.tasks.base import Batch, View, load_task
 from lmbench.training.environment import environment
 from lmbench.training.execute import resolve_device
-from lmbench.training.record import RunRecord, describe, weights_hash
+from lmbench.training.hashes import weights_hash
+from lmbench.training.record import RunRecord, describe
 from lmbench.training.teachers import stream_of
 
 
@@ -54,7 +57,7 @@ def load_run(
     Raises:
         ValueError: unknown run, a run without weights, or a model that they do not fit.
     """
-    run = from_dict("run", store.record(digest)["run"]["config"])
+    run = config_of(digest, store=store)
     state = load_file(store.weights(digest))
     held = in_force(run.methods, step=run.steps, steps=run.steps) if methods is None else methods
     built = seeded(model or run.model, init_seed=run.init_seed)
@@ -126,17 +129,11 @@ def evaluate_run(
     known = store.frame([digest])
     if evaluation.digest in set(known["evaluation"]):
         return known[known["evaluation"] == evaluation.digest].reset_index(drop=True)
-    if not store.has(evaluation.digest):
-        if not isinstance(store, Store):
-            raise ValueError(
-                f"the reference results {store.root} lack the {split} scores of run {digest} on "
-                f"{evaluation.task.caption}; run with store=local to score it"
-            )
-        where = resolve_device(device)
-        how = {"model": model, "methods": evaluation.methods}
-        loaded = load_run(digest, store=store, device=where, **how)
-        store.ensure(evaluation.digest, lambda: _evaluate_into(evaluation, loaded, store, where))
-    return store.frame([evaluation.digest])
+    what = (
+        f"the {split} scores of run {digest} on {evaluation.task.caption}; run with store=local to score it"
+    )
+    make = partial(_evaluate_into, digest=digest, model=model, device=device)
+    return read_or_make(evaluation, what=what, store=store, make=make)
 
 
 def _reported(digest: str, record: Mapping[str, Any], store: Records) -> str:
@@ -149,8 +146,12 @@ def _reported(digest: str, record: Mapping[str, Any], store: Records) -> str:
     return said
 
 
-def _evaluate_into(evaluation: Evaluation, loaded: Loaded, store: Store, device: torch.device) -> None:
-    """Score and file one Evaluation under its lock."""
+def _evaluate_into(
+    evaluation: Evaluation, store: Store, *, digest: str, model: ModelConfig | None, device: str | None
+) -> None:
+    """Score and file one Evaluation of a run under its lock."""
+    where = resolve_device(device)
+    loaded = load_run(digest, store=store, device=where, model=model, methods=evaluation.methods)
     learned = load_task(loaded.run.task)
     data = evaluation.task.load_like(learned) if evaluation.trained_on else learned
     if data.vocab_size != evaluation.model.vocab_size:
@@ -158,7 +159,7 @@ def _evaluate_into(evaluation: Evaluation, loaded: Loaded, store: Store, device:
             f"the model has {evaluation.model.vocab_size} token ids, but {evaluation.task.caption} has "
             f"{data.vocab_size}"
         )
-    view = View(seq_len=evaluation.model.seq_len, is_window=evaluation.model.is_window, device=device)
+    view = View(seq_len=evaluation.model.seq_len, is_window=evaluation.model.is_window, device=where)
     with store.claim(evaluation.digest) as folder:
         if folder is None:
             return  # another process makes it
@@ -168,7 +169,7 @@ def _evaluate_into(evaluation: Evaluation, loaded: Loaded, store: Store, device:
         effort = mean_effort(loaded.model, data, **how)
         scores = replace(scores, metrics=scores.metrics | effort)
         record = RunRecord(
-            loaded.run.replace(task=evaluation.task), dict(loaded.model.named_parameters()), device
+            loaded.run.replace(task=evaluation.task), dict(loaded.model.named_parameters()), where
         )
         record.scores(evaluation, loaded.run.steps, scores)
         if evaluation.split == "test":
@@ -177,7 +178,7 @@ def _evaluate_into(evaluation: Evaluation, loaded: Loaded, store: Store, device:
         store.finish(
             evaluation.digest,
             run=describe(evaluation, label=evaluation.model.name),
-            env=environment(device) | {"engine": "plain", "hashes": {"weights": loaded.weights}},
+            env=environment(where) | {"engine": "plain", "hashes": {"weights": loaded.weights}},
             rows=pd.DataFrame(record.rows),
             items=scores.items.assign(evaluation=evaluation.digest, split=evaluation.split),
         )

@@ -4,16 +4,15 @@ Two families: flipped tokens (`flip_curves`), and a domain that training left ou
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
-import torch
 
-from lmbench.config import from_dict
+from lmbench.asked import config_of, read_or_make
 from lmbench.measure.flips import flip_curve
-from lmbench.probes import FlipCurve
+from lmbench.probes.scores import FlipCurve
 from lmbench.records import Records
-from lmbench.run import Run
 from lmbench.store import Store
 from lmbench.tasks.base import View, load_task
 from lmbench.training.environment import environment
@@ -49,21 +48,13 @@ def flip_curves(
     """
     how = {"split": split, "budgets": tuple(budgets), "windows": windows}
     how |= {"candidates": candidates, "seed": seed}
-    asked = {digest: FlipCurve(run=digest, **how) for digest in digests}
-    for digest, one in asked.items():
-        if not store.has(one.digest):
-            if not isinstance(store, Store):
-                raise ValueError(f"the reference results {store.root} lack the flip curve of run {digest}")
-            store.ensure(one.digest, lambda one=one: _score_into(one, store, resolve_device(device)))
-    parts = [
-        _points(store.frame([one.digest])).assign(run=digest, init_seed=_run(digest, store).init_seed)
-        for digest, one in asked.items()
-    ]
+    parts, make = [], partial(_score_into, device=device)
+    for digest in dict.fromkeys(digests):
+        asked = FlipCurve(run=digest, **how)
+        rows = read_or_make(asked, what=f"the flip curve of run {digest}", store=store, make=make)
+        seed = config_of(digest, store=store).init_seed
+        parts.append(_points(rows).assign(run=digest, init_seed=seed))
     return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
-
-
-def _run(digest: str, store: Records) -> Run:
-    return from_dict("run", store.record(digest)["run"]["config"])
 
 
 def _points(rows: pd.DataFrame) -> pd.DataFrame:
@@ -75,9 +66,10 @@ def _points(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _score_into(asked: FlipCurve, store: Store, device: torch.device) -> None:
+def _score_into(asked: FlipCurve, store: Store, *, device: str | None) -> None:
     """Score and file one curve under its lock."""
-    loaded = load_run(asked.run, store=store, device=device)
+    where = resolve_device(device)
+    loaded = load_run(asked.run, store=store, device=where)
     run = loaded.run
     if run.task.kind != "text":
         raise ValueError(f"run {asked.run} is of task {run.task.kind!r}; flip curves need 'text'")
@@ -92,7 +84,7 @@ def _score_into(asked: FlipCurve, store: Store, device: torch.device) -> None:
             loaded.model,
             load_task(run.task),
             split=asked.split,
-            view=View(seq_len=run.model.seq_len, is_window=run.model.is_window, device=device),
+            view=View(seq_len=run.model.seq_len, is_window=run.model.is_window, device=where),
             budgets=asked.budgets,
             windows=asked.windows,
             candidates=asked.candidates,
@@ -104,7 +96,7 @@ def _score_into(asked: FlipCurve, store: Store, device: torch.device) -> None:
             for point in curve.to_dict("records")
         ]
 
-    env = environment(device) | {"hashes": {"weights": loaded.weights}}
+    env = environment(where) | {"hashes": {"weights": loaded.weights}}
     file_rows(asked, rows, label=run.model.name, store=store, env=env)
 
 
@@ -121,7 +113,7 @@ def domain_scores(
     """
     parts = []
     for digest in digests:
-        run = _run(digest, store)
+        run = config_of(digest, store=store)
         left_out = run.task.without if run.task.kind == "text" else ""
         if left_out != domain:
             raise ValueError(

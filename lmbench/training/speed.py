@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from lmbench.probes import Speed
+from lmbench.probes.device import Speed
 from lmbench.records import Records
 from lmbench.run import Run
 from lmbench.training.grouping import is_compiled

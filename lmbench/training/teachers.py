@@ -18,8 +18,7 @@ from lmbench.methods.equipment import Equipment, in_force
 from lmbench.models.base import LanguageModel, seeded
 from lmbench.run import Run
 from lmbench.tasks.base import Batch, Stream, TaskData, View
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+from lmbench.training.passes import DTYPES
 
 
 def stream_of(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from lmbench.config import from_dict
+from lmbench.asked import config_of
 from lmbench.measure.flops import parameters
 from lmbench.methods.constrain import Constrain
 from lmbench.methods.equipment import in_force
@@ -46,7 +46,7 @@ def width_scores(
     """
     rows = []
     for digest in digests:
-        run = from_dict("run", store.record(digest)["run"]["config"])
+        run = config_of(digest, store=store)
         for width, methods in _widths(run, levels, round_to).items():
             found = evaluate_run(digest, store=store, split=split, methods=methods, device=device)
             scored = found[found["level"] == ""].set_index("metric")["value"]

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from lmbench.config import unknown
+from lmbench.errors import unknown
 
 CODERS = ("none", "zlib", "lzma", "zstd")
 _LARGEST_WINDOW = 1 << 26  # bytes that a decoder looks back: its memory beside the output

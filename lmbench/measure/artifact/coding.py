@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from lmbench.config import nearest
+from lmbench.errors import nearest
 from lmbench.measure.artifact.bits import TERNARY
 
 CODE_BITS = (1, TERNARY, 2, 3, 4, 5, 6, 8)

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmbench.config import Config, from_dict, unknown
+from lmbench.config import Config, from_dict
+from lmbench.errors import unknown
 from lmbench.measure.artifact.choose import candidates, smallest_payload, with_tokenizer
 from lmbench.measure.artifact.coders import check_coders, installed_coders
 from lmbench.measure.artifact.coding import FLOAT_BITS, Coding

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from lmbench.config import unknown
+from lmbench.errors import unknown
 from lmbench.measure.artifact.bits import TERNARY
 from lmbench.measure.artifact.coding import FLOAT_BITS, Coding
 from lmbench.measure.artifact.format import (

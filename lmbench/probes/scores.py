@@ -1,7 +1,7 @@
-"""What is measured of models and scored of finished runs, each a record of the store like a run.
+"""What is scored: of a task, the predictors that stand beside models; of a finished run, its weights.
 
-The digest of such a config names its folder; whatever it says was measured or scored once, is read
-from there by every table and figure. Like `run`, this module knows neither models nor tasks.
+Scores are the same on every device up to rounding. A run is named by its digest: what it was trained
+on, and which of its weights it reports, is read from its own record.
 """
 
 from typing import ClassVar, Literal
@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator
 
 from lmbench.config import Config, one_of
-from lmbench.run import MAX_SEED
+from lmbench.run import MAX_SEED, RunDigest
 
 
 class Predictors(Config):
@@ -32,34 +32,14 @@ class Predictors(Config):
     """Of `measure.ngram`; the second is the stronger, the first the better known."""
 
 
-class Speed(Config):
-    """Seconds that an optimizer step of a run takes, on the device that env.json names."""
+class LadderRungs(Config):
+    """Exact scores of chance, shortcuts and the Bayes-optimal strategy on one level of a synthetic task."""
 
     role: ClassVar[str] = "run"
-    kind: ClassVar[Literal["speed"]] = "speed"
+    kind: ClassVar[Literal["ladder"]] = "ladder"
 
-    run: one_of("run")
-    """What is timed; its steps do not matter."""
-
-
-class Latency(Config):
-    """Seconds that a model takes to answer, and the memory it takes, on the device that env.json names."""
-
-    role: ClassVar[str] = "run"
-    kind: ClassVar[Literal["latency"]] = "latency"
-
-    model: one_of("model")
-    """What is timed; weights do not matter."""
-    batch_sizes: tuple[int, ...]
-    """Texts that are answered together."""
-    lengths: tuple[int, ...]
-    """Tokens of context, at most the model's seq_len."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Weights and arithmetic."""
-    repeats: int = Field(15, ge=1)
-    """Timings of each, of which the median and the range are kept."""
-    warm_up: int = Field(3, ge=0)
-    """Timings before them, which are thrown away."""
+    task: one_of("task")
+    """A synthetic task."""
 
 
 class ExitCurve(Config):
@@ -68,7 +48,7 @@ class ExitCurve(Config):
     role: ClassVar[str] = "run"
     kind: ClassVar[Literal["exit_curve"]] = "exit_curve"
 
-    run: str = Field(pattern=r"^[0-9a-f]{16}$")
+    run: RunDigest
     """Digest of the run, whose reported weights are scored on its own task and protocol."""
     split: Literal["valid", "test"] = "valid"
     """Part of the task's data; a threshold is a choice, so it is read off the valid split."""
@@ -84,37 +64,13 @@ class ExitCurve(Config):
         return value
 
 
-class Activations(Config):
-    """Bytes that a training step holds, on the device that env.json names."""
-
-    role: ClassVar[str] = "run"
-    kind: ClassVar[Literal["activations"]] = "activations"
-
-    model: one_of("model")
-    """What is counted; weights do not matter."""
-    batch_size: int = Field(ge=1)
-    """Sequences of seq_len tokens."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Weights and arithmetic."""
-
-
-class LadderRungs(Config):
-    """Exact scores of chance, shortcuts and the Bayes-optimal strategy on one level of a synthetic task."""
-
-    role: ClassVar[str] = "run"
-    kind: ClassVar[Literal["ladder"]] = "ladder"
-
-    task: one_of("task")
-    """A synthetic task."""
-
-
 class Calibration(Config):
     """How far the probabilities of a finished run can be believed, on a task with a known posterior."""
 
     role: ClassVar[str] = "run"
     kind: ClassVar[Literal["calibration"]] = "calibration"
 
-    run: str = Field(pattern=r"^[0-9a-f]{16}$")
+    run: RunDigest
     """Digest of the run, whose reported weights are scored."""
     task: one_of("task")
     """What is scored; one level of a task that states posteriors."""
@@ -130,7 +86,7 @@ class FlipCurve(Config):
     role: ClassVar[str] = "run"
     kind: ClassVar[Literal["flip_curve"]] = "flip_curve"
 
-    run: str = Field(pattern=r"^[0-9a-f]{16}$")
+    run: RunDigest
     """Digest of the run, whose reported weights are scored."""
     split: Literal["valid", "test"] = "test"
     """Part of the task's text."""
@@ -150,9 +106,9 @@ class Agreement(Config):
     role: ClassVar[str] = "run"
     kind: ClassVar[Literal["agreement"]] = "agreement"
 
-    student: str = Field(pattern=r"^[0-9a-f]{16}$")
+    student: RunDigest
     """Digest of the run, whose reported weights are compared."""
-    teacher: str = Field(pattern=r"^[0-9a-f]{16}$")
+    teacher: RunDigest
     """Digest of the run that it is compared with; its own where methods changed the weights."""
     methods: tuple[one_of("method"), ...] | None = None
     """What computes with the student's weights, as a quantisation after training; None is what was in
@@ -175,7 +131,7 @@ class Artifact(Config):
     role: ClassVar[str] = "run"
     kind: ClassVar[Literal["artifact"]] = "artifact"
 
-    run: str = Field(pattern=r"^[0-9a-f]{16}$")
+    run: RunDigest
     """Digest of the run, whose reported weights are packed."""
     methods: tuple[one_of("method"), ...] = ()
     """Applied to the weights first: a quantisation after training; empty packs them as they are."""
@@ -193,7 +149,7 @@ class FileRisk(Config):
     role: ClassVar[str] = "run"
     kind: ClassVar[Literal["file_risk"]] = "file_risk"
 
-    artifact: str = Field(pattern=r"^[0-9a-f]{16}$")
+    artifact: RunDigest
     """Digest of the packed run's record; what is read back from its file is scored."""
     alpha: float = Field(0.01, gt=0, lt=1)
     """Share of the uniform distribution in the smoothed cross entropy."""
@@ -201,24 +157,3 @@ class FileRisk(Config):
     """Windows or documents drawn from the training sample to be scored; None scores all of it."""
     seed: int = Field(0, ge=0, le=MAX_SEED)
     """Of these draws."""
-
-
-class LowBit(Config):
-    """Seconds of a finished run's forward pass in each low-precision or sparse form that exists, and its
-    multiply-adds, on the device that env.json names."""
-
-    role: ClassVar[str] = "run"
-    kind: ClassVar[Literal["low_bit"]] = "low_bit"
-
-    run: str = Field(pattern=r"^[0-9a-f]{16}$")
-    """Digest of the run, whose reported weights are timed."""
-    methods: tuple[one_of("method"), ...] = ()
-    """Applied to the weights first, as a quantisation or pruning after training; empty is as they are."""
-    batch_sizes: tuple[int, ...] = (1, 64)
-    """Texts that are read together."""
-    length: int | None = Field(None, ge=1)
-    """Tokens of each, at most the model's seq_len; None is that many."""
-    repeats: int = Field(15, ge=1)
-    """Timings of each, of which the median and the range are kept."""
-    warm_up: int = Field(3, ge=0)
-    """Timings before them, which are thrown away."""
