@@ -69,9 +69,6 @@ def value_range(points: pd.DataFrame, *values: pd.Series) -> dict[str, float]:
     return {"low": float(np.nanmin(every)), "high": float(np.nanmax(every))}
 
 
-# ------------------------------------------------------------------ reference lines
-
-
 def limits_of_means(means: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> tuple[float, float]:
     """Limits of an axis of means whose widest intervals are cut off: they would squeeze all else.
 
@@ -97,6 +94,9 @@ def goes_on(ax: Axes, place: float, *, low: float, high: float, color: str) -> b
     for edge, arrow in passed:
         ax.plot(edge, place, marker=arrow, ms=3.5, color=color, linestyle="", clip_on=False)
     return bool(passed)
+
+
+# ------------------------------------------------------------------ reference lines
 
 
 def show_references(

@@ -118,7 +118,8 @@ def _typable(lr: float) -> float:
 
 
 def _trials_table(trials: dict[tuple[str, float, int], Run], rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per tuning run: its config, and its best validation nll, inf where it diverged."""
+    """One row per tuning run: its config, and its best validation nll (the last where it has no other), inf
+    where it diverged."""
     lost = rows.loc[rows["metric"] == "diverged", "run"]
     scored = (rows["split"] == "valid") & (rows["metric"] == "nll") & ~rows["run"].isin(lost)
     best = rows[scored].groupby("run")["value"].min()
