@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from lmbench.layers.cost import matmul
+from lmbench.layers.fused_selective import readout_formulas
 from lmbench.layers.grouped import product_formulas
 from lmbench.layers.operator import fold, operator
 
@@ -69,11 +70,15 @@ def flop_formulas() -> dict[Any, Callable[..., int]]:
         return math.prod(batch) * matmul(rows, inner=rows, columns=columns)
 
     ours = torch.ops.lmbench
-    return {
-        ours.causal_attention: forward,
-        ours.causal_attention_backward: backward,
-        aten.linalg_solve_triangular: solve,
-    } | product_formulas()
+    return (
+        {
+            ours.causal_attention: forward,
+            ours.causal_attention_backward: backward,
+            aten.linalg_solve_triangular: solve,
+        }
+        | product_formulas()
+        | readout_formulas()
+    )
 
 
 @operator("causal_attention(Tensor q, Tensor k, Tensor v) -> (Tensor, Tensor)")

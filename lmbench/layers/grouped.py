@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lmbench.layers.cost import matmul
-from lmbench.layers.operator import Operator, fold, operator
+from lmbench.layers.operator import fold, operator, with_gradient
 from lmbench.layers.row_blocks import outer_in_blocks, product_in_blocks
 
 HAVE_OPERATORS = ("cpu", "cuda", "meta")
@@ -59,35 +59,6 @@ def product_formulas() -> dict[Any, Callable[..., int]]:
 
     ours = torch.ops.lmbench
     return {ours.grouped_product: product, ours.grouped_outer: product}
-
-
-def _with_gradient(
-    op: Operator, backward: Callable[..., Any], save: Callable[..., None]
-) -> Callable[..., Tensor]:
-    """The operator with its gradient, in the two forms that torch needs of it.
-
-    Compilers look through an operator's own gradient, and lose a `Function` under vmap;
-    `torch.func.grad` takes the `Function` alone.
-    """
-    op.autograd(backward, save)
-
-    class Function(torch.autograd.Function):
-        generate_vmap_rule = True
-
-        @staticmethod
-        def forward(*inputs: Tensor) -> Tensor:
-            return op(*inputs)
-
-        @staticmethod
-        def setup_context(ctx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            save(ctx, inputs, output)
-
-        @staticmethod
-        def backward(ctx, grad: Tensor) -> Any:
-            with torch.no_grad():  # there is no gradient of the gradient
-                return backward(ctx, grad)
-
-    return lambda *inputs: (op if torch.compiler.is_compiling() else Function.apply)(*inputs)
 
 
 # ------------------------------------------------------------------ rows times matrices
@@ -145,7 +116,7 @@ def _differentiate(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
     return _product(grad, weight.mT, ends), _outer(x, grad, ends), None
 
 
-_product_with_gradient = _with_gradient(_product, _differentiate, _save)
+_product_with_gradient = with_gradient(_product, _differentiate, _save)
 
 
 @_product.vmap
@@ -206,7 +177,7 @@ def _put_back(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
     return _reorder(grad.contiguous(), inverse, order), None, None
 
 
-_reorder_with_gradient = _with_gradient(_reorder, _put_back, _save_order)
+_reorder_with_gradient = with_gradient(_reorder, _put_back, _save_order)
 
 
 @_reorder.vmap

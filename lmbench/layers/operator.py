@@ -49,6 +49,35 @@ def operator(schema: str) -> Callable[[Callable[..., Any]], Operator]:
     return lambda implementation: Operator(schema, implementation)
 
 
+def with_gradient(
+    op: Operator, backward: Callable[..., Any], save: Callable[..., None]
+) -> Callable[..., Tensor]:
+    """The operator with its gradient, in the two forms that torch needs of it; of the first order only.
+
+    Compilers look through an operator's own gradient, and lose a `Function` under vmap;
+    `torch.func.grad` takes the `Function` alone.
+    """
+    op.autograd(backward, save)
+
+    class Function(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*inputs: Tensor) -> Tensor:
+            return op(*inputs)
+
+        @staticmethod
+        def setup_context(ctx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            save(ctx, inputs, output)
+
+        @staticmethod
+        def backward(ctx, grad: Tensor) -> Any:
+            with torch.no_grad():  # there is no gradient of the gradient
+                return backward(ctx, grad)
+
+    return lambda *inputs: (op if torch.compiler.is_compiling() else Function.apply)(*inputs)
+
+
 def fold(x: Tensor, dim: int | None, replicas: int) -> Tensor:
     """(R, N, ...) as (R N, ...), for rules of vmap; what all replicas share (`dim` None) is repeated."""
     x = x.unsqueeze(0).expand(replicas, *x.shape) if dim is None else x.movedim(dim, 0)

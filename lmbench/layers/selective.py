@@ -2,9 +2,10 @@
 
 Written out, decays and inputs of all positions and states are the largest tensors of a model,
 N times its activations, and each is written and read several times in both passes. That is the
-plain form, a linear scan, and right for a GPU. On a CPU large sizes go through the positions in
-order, so that all but the states stays in the cache, and the backward pass makes the decays again
-(Gu and Dao 2023, section 3.3.2, do both on a GPU). Products stay products, seen by counters.
+plain form, a linear scan. On a CPU large sizes go through the positions in order, so that all but
+the states stays in the cache, and the backward pass makes the decays again; on a GPU one kernel does
+the same, see `fused_selective` (Gu and Dao 2023, section 3.3.2). Products stay products, seen by
+counters.
 
 Legend: R replica, B batch, T position, D feature, N state.
 """
@@ -12,6 +13,7 @@ Legend: R replica, B batch, T position, D feature, N state.
 import torch
 from torch import Tensor
 
+from lmbench.layers.fused_selective import fused_selective_scan, is_fused
 from lmbench.layers.operator import fold
 from lmbench.layers.scan import linear_scan
 
@@ -29,6 +31,8 @@ def selective_scan(dt_BTD: Tensor, x_BTD: Tensor, A_DN: Tensor, B_BTN: Tensor, C
         A_DN: rates of the states.
         B_BTN: how an input enters the states, and `C_BTN` how they are read.
     """
+    if is_fused(x_BTD):
+        return fused_selective_scan(dt_BTD, x_BTD, A_DN, B_BTN, C_BTN)
     # A compiler fuses the plain form, and a trace (fvcore's) cannot look into a class.
     seen_through = torch.compiler.is_compiling() or torch.jit.is_tracing()
     n_state = x_BTD.shape[0] * A_DN.numel()

@@ -108,7 +108,8 @@ def _replica_bytes(run: Run, device: torch.device) -> tuple[int, int]:
     each = torch.cuda.max_memory_allocated(device) - before
     held = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    program.scores("valid")
+    program.score_first("valid")
+    torch.cuda.synchronize(device)
     scoring = torch.cuda.max_memory_allocated(device) - held
     del program
     free_memory(device)

@@ -205,3 +205,7 @@ class Program:
         weights_RP = self.weights_RP if weights_RP is None else weights_RP
         weights_RP = self.kept.with_fresh_state(weights_RP)
         return self._scorer.scores(split, weights_RP=weights_RP, items=items, data=data)
+
+    def score_first(self, split: str) -> None:
+        """One batch of `scores`, for its memory alone."""
+        self._scorer.score_first(split, weights_RP=self.kept.with_fresh_state(self.weights_RP))

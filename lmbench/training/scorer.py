@@ -6,7 +6,7 @@ Legend: R replica, P parameter, B batch, T position.
 import torch
 from torch import Tensor
 
-from lmbench.measure.score import score_split, target_scores
+from lmbench.measure.score import score_split, target_scores, true_float32
 from lmbench.run import Run
 from lmbench.tasks.base import Batch, Scores, TaskData, View
 from lmbench.training.capture import CapturedScorer, free_memory
@@ -48,6 +48,13 @@ class Scorer:
         found = score_split(scorer, data, eval_seed=seed, **how)
         rows = zip(*map(self.ranks.summed, found), strict=True)
         return [data.summarise(*how.values(), *row, items=items, eval_seed=seed) for row in rows]
+
+    def score_first(self, split: str, *, weights_RP: Tensor) -> None:
+        """Score one batch, for what it takes of the memory; no later one is larger."""
+        self._weights_RP = weights_RP
+        batches = self.data.eval_batches(split, self.run.protocol, self.view, eval_seed=self.run.eval_seed)
+        with true_float32():
+            self._batch(next(iter(batches)))
 
     def forget_graphs(self) -> None:
         """Capture anew: the model computes something else from now on."""
