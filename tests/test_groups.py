@@ -10,7 +10,7 @@ import torch
 from lmbench.config import discover, kinds, make
 from lmbench.layers import dropout
 from lmbench.store import Store
-from lmbench.training import filing, grouping
+from lmbench.training import filing, grouping, host
 from lmbench.training.execute import fit_model, run_all
 from lmbench.training.loop import train_group
 from lmbench.training.program import Program
@@ -467,3 +467,13 @@ def test_a_run_that_diverged_is_finished_and_not_trained_again(task, store, monk
     assert not (store.folder(bad.digest) / "final.safetensors").exists()
     monkeypatch.setattr(filing, "train_group", None)
     assert len(run_all([run, bad], store=store, device="cpu", progress=False)) == len(frame)
+
+
+def test_few_threads_work_beside_a_gpu(monkeypatch):
+    now = [64]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: now[-1])
+    monkeypatch.setattr(torch, "set_num_threads", now.append)
+    with host.few_threads(torch.device("cuda")):
+        assert now[-1] == host.HOST_THREADS
+    with host.few_threads(torch.device("cpu")):
+        assert now[-1] == 64
