@@ -57,6 +57,26 @@ def test_an_arm_has_its_share_of_the_tokens_and_a_longer_one_the_flops_of_anothe
     assert arm_table(arms)["budget"].tolist() == ["100%", "100%", "35%", "35%"]
 
 
+def test_a_longer_arm_of_masks_goes_on_for_as_long_as_its_slices(base, task):
+    steps = {}
+    for execution in ("mask", "slice"):
+        arms = arms_of_constraints(base, [BASE, SCHED, f"{CONSTANT}0.5"], execution=execution)
+        how = {"batch_size": 4, "weights": "final"}
+        plan = plan_arms(arms, task, equal="tokens", budget=32 * 100, **how)
+        chosen = {name: arms[name] for name in (SCHED, f"{CONSTANT}0.5")}
+        longer = longer_arms(chosen, task, flops=run_flops(plan[BASE], 100), **how)
+        steps[execution] = [run.steps for run in longer.values()]
+        assert min(steps[execution]) > 110
+    assert steps["mask"] == steps["slice"]
+
+
+def test_one_run_under_two_names_is_refused(base, task):
+    arms = arms_of_constraints(base, [BASE])
+    plan = plan_arms(arms, task, equal="tokens", budget=32 * 4, batch_size=4)
+    with pytest.raises(ValueError, match=r"arms 'base' and 'again' train the same; leave one out"):
+        arm_of(plan | {"again": plan[BASE].with_seed(3)}, [plan[BASE]])
+
+
 def test_fresh_runs_have_the_rate_of_their_arm_and_know_its_name(base, task):
     arms = arms_of_constraints(base, [BASE, f"{CONSTANT}0.5"])
     plan = plan_arms(arms, task, equal="tokens", budget=32 * 4, batch_size=4)

@@ -12,6 +12,7 @@ from lmbench.models.base import ModelConfig
 from lmbench.probes.device import Latency as LatencyRecord
 from lmbench.records import Reference, pack
 from lmbench.store import Store
+from lmbench.training import measured as recorded
 from lmbench.training.latency import latency_rows
 
 CPU = torch.device("cpu")
@@ -208,3 +209,16 @@ def test_times_of_another_device_are_refused(store: Store, monkeypatch: pytest.M
         match="the latency of linear in .* was measured on 'cpu: .*', and this is 'another'; delete",
     ):
         latency_rows([small("linear")], **asked)
+    kept = latency_rows([small("linear")], **asked | {"device": None})
+    assert kept["device"].str.startswith("cpu: ").all(), "who names no device takes what is there"
+
+
+def test_times_of_two_devices_are_not_set_beside_each_other(store: Store, monkeypatch) -> None:
+    asked = GRID | {"store": store, "device": None, "repeats": 1, "warm_up": 0}
+    latency_rows([small("linear")], **asked)
+    here = recorded.environment(torch.device("cpu"))
+    monkeypatch.setattr(recorded, "environment", lambda device: here | {"device": "another"})
+    with pytest.raises(
+        ValueError, match=r"the latency .* on several devices: another, cpu: .*; name the one"
+    ):
+        latency_rows([small("linear"), small("mlp")], **asked)

@@ -148,6 +148,8 @@ def test_times_of_another_device_are_refused(runs, store, measured, monkeypatch)
     monkeypatch.setattr("lmbench.training.measured.device_name", lambda device: "another")
     with pytest.raises(ValueError, match="was measured on 'cpu: .*', and this is 'another'; delete"):
         low_bit_rows([runs["dense"].digest], store=store, **QUICK)
+    kept = low_bit_rows([runs["dense"].digest], store=store, **QUICK | {"device": None})
+    assert kept["device"].str.startswith("cpu: ").all(), "who names no device takes what is there"
 
 
 @pytest.mark.parametrize(

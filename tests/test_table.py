@@ -331,6 +331,12 @@ def test_words_stand_left_numbers_right_and_long_texts_wrap():
     assert style_of(html, "th.col1", mark=" ")["text-align"] == "right"
 
 
+def test_tables_set_below_each_other_are_styled_row_by_row():
+    one = pd.DataFrame({"model": ["linear", "mlp"], "flops": [1e9, 2e9]})
+    html = readable.styled(pd.concat([one, one])).to_html()
+    assert html.count("<td") == 8
+
+
 def style_of(html, place, *, mark="_"):
     """The properties that the style sheet of a styled table gives one place."""
     found = {}

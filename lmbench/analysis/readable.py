@@ -103,6 +103,7 @@ _CAPTION = "caption-side: bottom; text-align: left; white-space: normal; padding
 
 def styled(table: pd.DataFrame, *, caption: str = "") -> Any:
     """The table for a notebook: the best model bold, references grey in italics, long texts wrapped."""
+    table = table.reset_index(drop=True)  # of tables set below each other rows may share a label
     text, reference = readable(table), is_reference(table)
     best = table["rank"].eq(1).fillna(False) if is_result(table) else reference
 

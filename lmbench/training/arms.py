@@ -45,14 +45,15 @@ def longer_arms(
 ) -> dict[str, Run]:
     """A run for each arm that goes on until it has spent so many FLOPs, by a name made of the arm's.
 
-    An arm with a share of the data passes over it more often, as all of them spend the same.
+    An arm with a share of the data passes over it more often, as all of them spend the same. FLOPs are
+    those of the units in use: a mask trains for as long as the slice that it stands for.
 
     Args:
         flops: of training, such as `run_flops` of the arm that it is to stand beside.
         settings: as in `plan_arms`.
     """
     whole = {name: replace(arm, share=1.0) for name, arm in arms.items()}
-    made = plan_arms(whole, task, equal="flops", budget=flops, **settings)
+    made = plan_arms(whole, task, equal="active_flops", budget=flops, **settings)
     return {named.format(name): run for name, run in made.items()}
 
 
@@ -96,10 +97,16 @@ def arm_of(runs: Mapping[str, Run], executed: Sequence[Run]) -> dict[str, str]:
     """The arm of each executed run, by digest: its config but for seeds, rate and what is scored.
 
     Args:
-        runs: from `plan_arms`.
+        runs: from `plan_arms` and `longer_arms`.
         executed: the same at other seeds and rates.
+
+    Raises:
+        ValueError: two arms that train the same.
     """
-    by_shape = {_shape(run): name for name, run in runs.items()}
+    by_shape: dict[str, str] = {}
+    for name, run in runs.items():
+        if (other := by_shape.setdefault(_shape(run), name)) != name:
+            raise ValueError(f"arms {other!r} and {name!r} train the same; leave one out")
     return {run.digest: by_shape[_shape(run)] for run in executed}
 
 

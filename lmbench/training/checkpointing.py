@@ -55,11 +55,11 @@ def _held(run: Run, *, store: Records, device: torch.device) -> tuple[dict[str, 
     dtype = "bfloat16" if run.dtype == "bfloat16" else "float32"
     asked = Activations(model=run.model, batch_size=run.batch_size, dtype=dtype)
 
-    def measure() -> list[dict[str, object]]:
+    def measure(device: torch.device) -> list[dict[str, object]]:
         held = activations(asked.model, batch_size=asked.batch_size, device=device, dtype=asked.dtype)
         return [{"metric": f"{name}_bytes", "value": value, "n": 1} for name, value in held._asdict().items()]
 
-    how = {"what": "memory of activations", "label": run.model.name, "store": store, "device": device}
+    how = {"what": "memory of activations", "label": run.model.name, "store": store, "device": str(device)}
     rows = measured_rows(asked, **how, measure=measure)
     values = rows.set_index("metric")["value"]
     held = {name.removesuffix("_bytes"): int(value) for name, value in values.items()}

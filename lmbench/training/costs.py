@@ -77,12 +77,16 @@ def extra_flops(run: Run, step: int) -> dict[str, float]:
     return found
 
 
-def mean_flops(run: Run) -> float:
-    """Forward and backward FLOPs of a step on average over a long training, whatever the run's length."""
+def mean_flops(run: Run, *, is_active: bool = False) -> float:
+    """Forward and backward FLOPs of a step on average over a long training, whatever the run's length.
+
+    Args:
+        is_active: count those of the units in use, see `active_flops`.
+    """
     if not run.methods:
         return mean_step_flops(run.model, readout=readout_of(run), batch_size=run.batch_size)
     long = run.replace(steps=PLANNED_STEPS, epoch_windows=None)
-    return run_flops(long, PLANNED_STEPS) / PLANNED_STEPS
+    return (active_flops if is_active else run_flops)(long, PLANNED_STEPS) / PLANNED_STEPS
 
 
 def readout_of(run: Run) -> Readout:

@@ -14,9 +14,7 @@ from lmbench.measure.memory import memory
 from lmbench.models.base import ModelConfig
 from lmbench.probes.device import Latency
 from lmbench.records import Records
-from lmbench.store import Store
-from lmbench.training.execute import resolve_device
-from lmbench.training.measured import measured_rows
+from lmbench.training.measured import measured_rows, of_one_device
 
 LEVEL = "{batch_size}|{length}"  # how batch size and length are written in the rows' level column
 
@@ -40,8 +38,8 @@ def latency_rows(
     `state_bytes` and `state_one_bytes`.
 
     Raises:
-        ValueError: sizes that a model cannot read, a read-only store that lacks a record, or one that
-            was measured on another device.
+        ValueError: sizes that a model cannot read, a read-only store that lacks a record, or records of
+            another device, or of several.
     """
     asked = [
         Latency(
@@ -52,14 +50,15 @@ def latency_rows(
     ]  # fmt: skip
     for one in asked:
         check_grid(one.model, batch_sizes=one.batch_sizes, lengths=one.lengths)
-    # What is only read needs no device of this machine.
-    where, parts = resolve_device(device if isinstance(store, Store) else None), []
+    parts = []
     for one in asked:
-        how = {"what": "latency", "label": one.model.name, "store": store, "device": where}
+        how = {"what": "latency", "label": one.model.name, "store": store, "device": device}
         parts.append(
-            measured_rows(one, **how, measure=lambda one=one: _timings(one, where) + _bytes(one, where))
+            measured_rows(
+                one, **how, measure=lambda where, one=one: _timings(one, where) + _bytes(one, where)
+            )
         )
-    return pd.concat(parts, ignore_index=True)
+    return of_one_device(pd.concat(parts, ignore_index=True), what="latency")
 
 
 def _timings(asked: Latency, device: torch.device) -> list[dict[str, object]]:

@@ -22,8 +22,7 @@ from lmbench.models.base import LanguageModel
 from lmbench.probes.device import LowBit
 from lmbench.records import Records
 from lmbench.store import Store
-from lmbench.training.execute import resolve_device
-from lmbench.training.measured import measured_rows
+from lmbench.training.measured import measured_rows, of_one_device
 from lmbench.training.rescore import load_run
 
 BASELINE = "float32"
@@ -60,14 +59,10 @@ def low_bit_rows(
 
     Raises:
         ValueError: an unknown run or one without weights, sizes that a model cannot read, a
-            read-only store that lacks a record, or one that was measured on another device.
+            read-only store that lacks a record, or records of another device, or of several.
     """
     how = {"batch_sizes": tuple(batch_sizes), "length": length, "repeats": repeats, "warm_up": warm_up}
-    # What is only read needs no device of this machine.
-    where, parts = (
-        resolve_device(device if isinstance(store, Store) else None),
-        [pd.DataFrame(columns=COLUMNS)],
-    )
+    parts = [pd.DataFrame(columns=COLUMNS)]
     for digest in dict.fromkeys(digests):
         run = store.record(digest)["run"]
         asked = build(LowBit, {"run": digest, "methods": tuple(methods), **how})
@@ -76,11 +71,12 @@ def low_bit_rows(
             what="low-precision inference",
             label=run["label"],
             store=store,
-            device=where,
-            measure=lambda asked=asked: _measure(asked, store, where),
+            device=device,
+            measure=lambda where, asked=asked: _measure(asked, store, where),
         )
         parts.append(_table(rows).assign(run=digest, init_seed=run["config"]["init_seed"]))
-    return pd.concat(parts[1:] or parts, ignore_index=True)[COLUMNS]
+    table = pd.concat(parts[1:] or parts, ignore_index=True)[COLUMNS]
+    return of_one_device(table, what="low-precision inference")
 
 
 def _measure(asked: LowBit, store: Store, device: torch.device) -> list[Mapping[str, Any]]:

@@ -15,6 +15,7 @@ from lmbench.config import Config
 from lmbench.records import ROW_COLUMNS, Records, no_items
 from lmbench.store import Store
 from lmbench.training.environment import device_name, environment
+from lmbench.training.execute import resolve_device
 from lmbench.training.record import describe
 
 
@@ -24,8 +25,8 @@ def measured_rows(
     what: str,
     label: str,
     store: Records,
-    device: torch.device,
-    measure: Callable[[], list[Mapping[str, Any]]],
+    device: str | None,
+    measure: Callable[[torch.device], list[Mapping[str, Any]]],
 ) -> pd.DataFrame:
     """Tidy rows of a measurement, made now if the store lacks it.
 
@@ -33,22 +34,41 @@ def measured_rows(
         asked: the record's config.
         what: is measured, for messages, such as "speed".
         label: of the record, its model's name.
-        measure: gives the rows; columns that they leave out are 0 or empty.
+        device: a torch device, which a record in a store that can measure must be of; None takes what
+            is there, whose rows name their device, and measures what is lacking on the default device.
+        measure: gives the rows on a device; columns that they leave out are 0 or empty.
 
     Raises:
         ValueError: a read-only store that lacks the record, or one that was measured on another device.
     """
 
     def make(asked: Config, store: Store) -> None:
-        env = environment(device)
-        file_rows(asked, lambda: list(map(dict, measure())), label=label, store=store, env=env)
+        where = resolve_device(device)
+        env = environment(where)
+        file_rows(asked, lambda: list(map(dict, measure(where))), label=label, store=store, env=env)
 
     rows = read_or_make(asked, what=f"the {what} of {label}", store=store, make=make)
-    measured_on = rows["device"].iloc[0]
-    if isinstance(store, Store) and measured_on != device_name(device):
+    if device is not None and isinstance(store, Store):
+        measured_on, here = rows["device"].iloc[0], device_name(resolve_device(device))
+        if measured_on != here:
+            raise ValueError(
+                f"the {what} of {label} in {store.root} was measured on {measured_on!r}, and this is "
+                f"{here!r}; delete {store.folder(asked.digest)} to measure it here"
+            )
+    return rows
+
+
+def of_one_device(rows: pd.DataFrame, *, what: str) -> pd.DataFrame:
+    """The rows, of which none may be compared with one of another device.
+
+    Raises:
+        ValueError: rows of several devices.
+    """
+    devices = sorted(rows["device"].unique())
+    if len(devices) > 1:
         raise ValueError(
-            f"the {what} of {label} in {store.root} was measured on {measured_on!r}, and this is "
-            f"{device_name(device)!r}; delete {store.folder(asked.digest)} to measure it here"
+            f"the {what} in this store was measured on several devices: {', '.join(devices)}; name the one "
+            "to compare on"
         )
     return rows
 

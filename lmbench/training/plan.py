@@ -2,8 +2,8 @@
 
     base = plan(models, task, equal="flops", budget=1e12, ...)
 
-What is equal may be counted training FLOPs, training targets, parameters, bytes, measured
-seconds or epochs. `plan_table` says what each run will cost.
+What is equal may be counted training FLOPs, those of the units in use, training targets, parameters,
+bytes, measured seconds or epochs. `plan_table` says what each run will cost.
 """
 
 import math
@@ -25,7 +25,7 @@ from lmbench.training.costs import mean_flops, n_sequences, run_flops
 from lmbench.training.execute import fit_model, resolve_device
 from lmbench.training.speed import seconds_per_step
 
-EQUAL = ("flops", "tokens", "parameters", "flops_per_token", "bytes", "seconds", "epochs")
+EQUAL = ("flops", "active_flops", "tokens", "parameters", "flops_per_token", "bytes", "seconds", "epochs")
 MIN_STEPS = 2  # fewer optimizer steps are no training
 
 
@@ -43,7 +43,8 @@ def plan(
     """One Run per model under an equal budget; learning rates and seeds are set later.
 
     Args:
-        equal: "flops": every model trains for `budget` counted training FLOPs; "tokens": for
+        equal: "flops": every model trains for `budget` counted training FLOPs; "active_flops": for as
+            many of the units in use, which are fewer where methods mask the others; "tokens": for
             `budget` targets; "parameters": the same, after all models were resized to the
             parameter count of the last one, which at one precision is also equal "bytes";
             "flops_per_token": the same, resized to the training FLOPs per target of the last one, so
@@ -101,8 +102,8 @@ def _steps(draft: Run, equal: str, budget: float) -> tuple[int, int]:
             raise ValueError("a budget of epochs needs epoch_windows, the number of windows in one")
         per_epoch = -(-draft.epoch_windows // draft.batch_size)
         return round(budget * per_epoch), per_epoch
-    if equal == "flops":
-        cost = mean_flops(draft)
+    if equal in ("flops", "active_flops"):
+        cost = mean_flops(draft, is_active=equal == "active_flops")
     else:
         cost = draft.batch_size * (1 if last_only else draft.model.seq_len)
     return round(budget / cost), 0

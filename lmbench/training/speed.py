@@ -28,13 +28,13 @@ def seconds_per_step(run: Run, *, store: Records, device: torch.device) -> float
     """
     asked = Speed(run=run.replace(steps=1, eval_every=None))
 
-    def measure() -> list[dict[str, object]]:
+    def measure(device: torch.device) -> list[dict[str, object]]:
         timed = run.replace(steps=WARM_UP_STEPS + TIMED_STEPS, schedule="constant", eval_every=None)
         value = _time_steps(timed, device)
         return [{"task": run.task.kind, "metric": "seconds_per_step", "value": value, "n": TIMED_STEPS}]
 
-    how = {"what": "speed", "label": run.model.name, "store": store, "device": device, "measure": measure}
-    return float(measured_rows(asked, **how)["value"].iloc[0])
+    how = {"what": "speed", "label": run.model.name, "store": store, "device": str(device)}
+    return float(measured_rows(asked, **how, measure=measure)["value"].iloc[0])
 
 
 def _time_steps(run: Run, device: torch.device) -> float:

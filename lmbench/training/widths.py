@@ -17,6 +17,7 @@ from lmbench.models.base import ModelConfig
 from lmbench.records import Records
 from lmbench.run import Run
 from lmbench.training.latency import latency_rows
+from lmbench.training.measured import of_one_device
 from lmbench.training.rescore import evaluate_run
 
 TIMINGS = 3  # of a slice, each a median: fewer have no interval
@@ -133,4 +134,4 @@ def slice_latencies(
                 told = {"width": f"C={level:g}" if level else FULL, "batch": batch, "seconds": seconds}
                 told |= {"tokens_per_second": batch * length / seconds, "flops_per_token": flops}
                 rows.append(told | {"device": where})
-    return pd.DataFrame(rows)
+    return of_one_device(pd.DataFrame(rows), what="latency")
