@@ -205,8 +205,8 @@ def test_a_reading_tells_orders_declared_ratios_and_what_depends_on_the_metric()
         "ssm in chain level 0 is sharp in the score and smooth in the answer NLL (2 seeds)."
     )
     assert paragraphs[3] == (
-        "On chain 0 the shortcut 'some literal' alone has a normalised score of 0.50: passing 0.5 there does "
-        "not show the capability itself."
+        "Shortcuts alone have a normalised score of at least 0.5, so that passing it does not show the "
+        "capability itself: on chain 0 'some literal' (0.50)."
     )
 
 
@@ -215,7 +215,7 @@ def test_a_reading_warns_of_shortcuts_on_the_levels_that_were_tracked_only():
         chain={"chance": 0, "guess": 0.9, "bayes": 1}, recall={"chance": 0, "guess": 0.9, "bayes": 1}
     )
     said = emergence_reading(onsets(task="recall", bounds=[(10, 20)] * 2), EARLIER, ladder=both)
-    assert said.count("'guess'") == 1 and "On recall 0 the shortcut 'guess'" in said
+    assert said.count("'guess'") == 1 and "on recall 0 'guess' (0.90)" in said
     assert "An explored one." not in said
 
 
@@ -226,7 +226,7 @@ def test_a_reading_is_of_the_threshold_that_was_asked_for():
     assert "chain 0 (10.0 to 20.0 steps" in at[0.25]
     assert "chain 0 (40.0 to 80.0 steps" in at[0.5]
     assert "chain 0 (160 to 320 steps" in at[0.75]
-    assert "passing 0.25 there" in at[0.25] and "'some literal'" not in at[0.75]
+    assert "at least 0.25, so" in at[0.25] and "'some literal'" not in at[0.75]
     with pytest.raises(ValueError, match="at threshold 0.6"):
         emergence_reading(rows, EARLIER, ladder=LADDER, threshold=0.6)
 

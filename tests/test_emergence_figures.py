@@ -25,7 +25,7 @@ from lmbench.analysis.emergence_grid import TINY
 from lmbench.analysis.emergence_ratios import ratio_panel
 from lmbench.analysis.emergence_survival import survival_curves
 from lmbench.analysis.emergence_thresholds import threshold_panel
-from lmbench.analysis.emergence_words import jump_sentences, shown
+from lmbench.analysis.emergence_words import comparison_sentences, jump_sentences, shown
 from lmbench.analysis.ladders import normalise
 from lmbench.analysis.stats import t_interval
 
@@ -385,6 +385,37 @@ def test_ratios_far_from_one_are_not_told_to_their_digits():
 def test_a_panel_of_comparisons_without_any_ratio_is_drawn():
     fig = ratio_panel(comparisons().iloc[4:5])
     assert "not reached by either" in fig.alt
+
+
+def many_comparisons():
+    reached = [comparison("lstm", "chain"), *(comparison("ssm", f"task {i}") for i in range(8))]
+    neither = {**NONE, "decided": "not reached", "emerged_a": 0, "emerged_b": 0}
+    return pd.DataFrame(reached + [comparison(a, f"task {i}", **neither) for a in "abcd" for i in range(12)])
+
+
+def test_a_forest_longer_than_a_page_leaves_out_what_nobody_reached():
+    fig = ratio_panel(many_comparisons())
+    assert "not reached by either" not in texts(fig.axes[0])
+    assert "48 rows that no run of either reached are left out, among them all of task 8" in fig.caption
+    assert "task 7" not in fig.caption and "task 11" in fig.caption
+    short = ratio_panel(many_comparisons().iloc[:12])
+    assert "not reached by either" in texts(short.axes[0]) and "left out" not in short.caption
+    nobody = many_comparisons().assign(decided="not reached")
+    assert "not reached by either" in texts(ratio_panel(nobody).axes[0])
+
+
+def test_many_comparisons_are_told_by_capability():
+    table = many_comparisons().assign(sentence="One sentence.", budget=6000.0)
+    assert comparison_sentences(table.iloc[:20]) == ["One sentence."] * 20
+    said = comparison_sentences(table)
+    assert len(said) == 1 + 9 + 1 and "One sentence." not in said
+    assert said[0].startswith(
+        "Times earlier by the score at 0.5, in steps, with 95% intervals; decided after"
+    )
+    assert "over 57 comparisons" in said[0]
+    assert said[1].startswith("Chain 0, beside transformer (") and "earlier lstm 2 [" in said[1]
+    assert said[2].endswith("not reached by either a, b, c, d.")
+    assert said[-1] == "Reached by no run of any: task 8 0, task 9 0, task 10 0, task 11 0."
 
 
 def test_ratios_refuse_several_references_and_unknown_ones():

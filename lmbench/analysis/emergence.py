@@ -8,7 +8,7 @@ import math
 import pandas as pd
 
 from lmbench.analysis.emerged import metric_dependence
-from lmbench.analysis.emergence_words import jump_sentences
+from lmbench.analysis.emergence_words import comparison_sentences, jump_sentences
 from lmbench.analysis.order import order_sentences
 from lmbench.analysis.planning import plan_seeds, sigma_of
 from lmbench.records import ROW_COLUMNS
@@ -129,13 +129,17 @@ def emergence_reading(
     declared = earlier[earlier["primary"]]
     parts = [
         *order_sentences(onsets, unit=unit, threshold=threshold),
-        *declared["sentence"],
+        *comparison_sentences(declared),
         jump_sentences(metric_dependence(onsets, unit=unit, threshold=threshold)),
     ]
     known = ladder.merge(onsets[["task", "level"]].drop_duplicates(), on=["task", "level"])
-    for row in passed_without(known, threshold=threshold).itertuples():
+    passed = [
+        f"on {row.task} {row.level} {row.shortcut!r} ({row.normalised:.2f})"
+        for row in passed_without(known, threshold=threshold).itertuples()
+    ]
+    if passed:
         parts.append(
-            f"On {row.task} {row.level} the shortcut {row.shortcut!r} alone has a normalised score of "
-            f"{row.normalised:.2f}: passing {threshold:g} there does not show the capability itself."
+            f"Shortcuts alone have a normalised score of at least {threshold:g}, so that passing it does not "
+            f"show the capability itself: {', '.join(passed)}."
         )
     return "\n\n".join(parts)

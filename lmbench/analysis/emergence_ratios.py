@@ -2,7 +2,8 @@
 
 A row is a comparison of `earlier_table`. It shows no more than the comparison's sentence says: a
 hollow marker where the order is not decided, an arrow where an interval has no end in view, a bound
-where a median was not reached, and words where no run of either got there.
+where a median was not reached, and words where no run of either got there; a forest longer than a page
+leaves those out, and its caption says so.
 """
 
 import itertools
@@ -30,6 +31,7 @@ COLUMNS = (
 FAR = 6.0
 """Factor beyond the outermost ratio at which intervals are cut off; an arrow says that they go on."""
 _ROW = 0.135  # inches
+MOST_ROWS = 60  # on a page
 _NUMBERS, _COUNTS = 9.0, 114.0  # points right of the panel, of its two columns of text
 
 
@@ -57,7 +59,8 @@ def ratio_panel(
     rows = _against(table, reference, metric=metric, unit=unit, threshold=threshold)
     reference = rows["b"].iloc[0]
     looks = style.looks(rows["a"], own=looks)
-    known = {name: _ordered(rows, name, looks) for name in emergence_grid.capabilities(rows)}
+    kept = _reached(rows)
+    known = {name: _ordered(kept, name, looks) for name in emergence_grid.capabilities(kept)}
     drawn = [(row, shown(row)) for own in known.values() for row in own]
     with style.context():
         fig, (ax,) = chart.new(width=style.PAGE_WIDTH, height=0.65 + _ROW * (len(known) + len(drawn)))
@@ -74,6 +77,7 @@ def ratio_panel(
         ax.axvline(1, zorder=0.4, **style.REFERENCE)
         ax.set_xlabel(f"times earlier than {reference} (ratio of medians in {UNIT.get(unit, unit)})")
         text = _caption(rows, [found for _, found in drawn], ax.get_xlim(), threshold=threshold)
+        text = " ".join(filter(None, (text, _left_out(rows, kept))))
         each = (
             f"{x['a']} in {x['task']} level {x['level']} {found.text}, {x['decided']}" for x, found in drawn
         )
@@ -94,6 +98,23 @@ def _against(table: pd.DataFrame, reference: str | None, **where: object) -> pd.
     if reference not in others:
         raise ValueError(unknown("reference", reference, others))
     return rows[rows["b"] == reference]
+
+
+def _reached(rows: pd.DataFrame) -> pd.DataFrame:
+    """All rows, or of more than a page those that a run of either side reached."""
+    kept = rows[rows["decided"] != "not reached"]
+    is_long = len(rows) + len(emergence_grid.capabilities(rows)) > MOST_ROWS
+    return kept if is_long and len(kept) else rows
+
+
+def _left_out(rows: pd.DataFrame, kept: pd.DataFrame) -> str:
+    """What a forest does not show, for its caption."""
+    if len(kept) == len(rows):
+        return ""
+    drawn = set(emergence_grid.capabilities(kept))
+    wholly = [emergence_grid.title(name) for name in emergence_grid.capabilities(rows) if name not in drawn]
+    where = f", among them all of {'; '.join(wholly)}" if wholly else ""
+    return f"{len(rows) - len(kept)} rows that no run of either reached are left out{where}."
 
 
 def _ordered(rows: pd.DataFrame, capability: tuple[str, str], looks: dict[str, style.Look]) -> list[dict]:

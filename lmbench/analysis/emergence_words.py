@@ -1,4 +1,4 @@
-"""What figures of emergence say in words: the numbers beside a comparison, and which rises are jumps."""
+"""What emergence says in words: comparisons beside a figure and in a reading, and which rises are jumps."""
 
 import math
 from typing import Any, NamedTuple
@@ -6,8 +6,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from lmbench.analysis.checks import require
-from lmbench.analysis.earlier_words import times
-from lmbench.analysis.words import seeds
+from lmbench.analysis.earlier_words import UNIT, amount, times
+from lmbench.analysis.words import capital, percent, seeds
+
+MOST_SENTENCES = 20
+"""Comparisons, above which a reading has a paragraph for each capability and not for each of them."""
 
 _THE = {"score": "the score", "nll": "the answer NLL"}
 _SAID = {"smooth": "smooth", "not reached": "not finished"}
@@ -53,6 +56,47 @@ def _far(x: float) -> str:
     if x in (0.0, math.inf):
         return "0" if x == 0 else "∞"
     return "< 0.001" if x < 1e-3 else "> 1000" if x > 1e3 else ""
+
+
+def comparison_sentences(table: pd.DataFrame) -> list[str]:
+    """What the comparisons of `earlier_table` say, one by one or, where they are many, by capability.
+
+    Args:
+        table: rows of one metric, threshold and unit.
+    """
+    if len(table) <= MOST_SENTENCES:
+        return list(table["sentence"])
+    first = table.iloc[0]
+    said = [
+        f"Times earlier by the {first['metric']} at {first['threshold']:g}, in "
+        f"{UNIT.get(first['unit'], first['unit'])}, with {percent(float(first['confidence']))} intervals; "
+        f"decided after Holm's adjustment over {len(table)} comparisons. ≥ and ≤ are bounds from restricted "
+        "means, where a median was not reached; fitted ratios are extrapolated."
+    ]
+    nobody = []
+    for (b, task, level), rows in table.groupby(["b", "task", "level"], sort=False):
+        if (rows["decided"] == "not reached").all():
+            nobody.append(f"{task} {level}")
+            continue
+        one = rows.iloc[0]
+        beside = f"{b} ({one['emerged_b']} of {seeds(one['n_b'])} by {amount(one['budget'], one['unit'])})"
+        said.append(f"{capital(task)} {level}, beside {beside}: {'. '.join(_verdicts(rows))}.")
+    if nobody:
+        said.append(f"Reached by no run of any: {', '.join(nobody)}.")
+    return said
+
+
+def _verdicts(rows: pd.DataFrame) -> list[str]:
+    """Of one capability: who is earlier, later, not decided, and who is not there like the reference."""
+    said = []
+    for decided in ("earlier", "later", "not decided"):
+        own = [
+            f"{row['a']} {shown(row).text} ({row['emerged_a']} of {row['n_a']})"
+            for row in rows[rows["decided"] == decided].to_dict("records")
+        ]
+        said += [f"{decided} {', '.join(own)}"] if own else []
+    neither = list(rows.loc[rows["decided"] == "not reached", "a"])
+    return said + ([f"not reached by either {', '.join(neither)}"] if neither else [])
 
 
 def jump_sentences(dependence: pd.DataFrame) -> str:

@@ -22,6 +22,7 @@ LOOKS = {
     for family, colour, marker in zip(FAMILIES, _COLOURS, _MARKERS, strict=True)
 }
 """Of each family, the same in every figure."""
+_BELOW, _LINE, _DIGIT = 3.0, 8.0, 5.0  # points: of a number below its marker, its height, and a digit's width
 
 
 def front_panel(
@@ -51,11 +52,13 @@ def front_panel(
         fig, panels = chart.new(width=style.PAGE_WIDTH, height=2.9, panels=len(costs))
         for ax, cost in zip(panels, costs, strict=True):
             known = table[table[cost].notna()]
-            _draw_front(ax, known, cost, numbers)
+            _draw_front(ax, known, cost)
             axes.log_axis(ax, known[cost], is_power=cost.endswith("flops"))
             ax.set_xlabel(COSTS.get(cost, cost))
         panels[0].set_ylabel(LOSSES.get(loss, loss))
         panels[0].margins(y=0.1)
+        for ax, cost in zip(panels, costs, strict=True):
+            _number(ax, table[table[f"on the front of {cost}"]].sort_values(cost), cost, numbers)
         line = Line2D([], [], color=style.PALE, lw=2.0, label="front")
         looks = {family: LOOKS[family] for family in families}
         chart.add_legend(fig, [*chart.legend_handles(looks, lines=False), line])
@@ -69,16 +72,31 @@ def front_panel(
         )
 
 
-def _draw_front(ax: Axes, table: pd.DataFrame, cost: str, numbers: Mapping[str, int]) -> None:
+def _draw_front(ax: Axes, table: pd.DataFrame, cost: str) -> None:
     front = table[table[f"on the front of {cost}"]].sort_values(cost)
     ax.step(front[cost], front["mean"], where="post", color=style.PALE, lw=2.0, zorder=0.8)
     for family, rows in table.groupby("family", sort=False):
         look = LOOKS[family]
         bars = {"yerr": axes.errors(rows), "linestyle": "", **axes.ERROR_BAR}
         ax.errorbar(rows[cost], rows["mean"], color=look.color, marker=look.marker, alpha=0.9, **bars)
+
+
+def _number(ax: Axes, front: pd.DataFrame, cost: str, numbers: Mapping[str, int]) -> None:
+    """Numbers below the markers of a front, each as high as those placed before it leave room for."""
+    points, placed = 72 / ax.figure.dpi, []
     for row in front.to_dict("records"):
-        bottom = row["mean"] if np.isnan(row["low"]) else row["low"]
+        text, bottom = str(numbers[row["label"]]), row["mean"] if np.isnan(row["low"]) else row["low"]
+        x, y = ax.transData.transform((row[cost], bottom)) * points
+        width, drop = _DIGIT * len(text), _BELOW
+        while any(
+            abs(x - left) < (width + wide) / 2 and abs(y - drop - top) < _LINE for left, top, wide in placed
+        ):
+            drop += _LINE / 2
+        placed.append((x, y - drop, width))
         ax.annotate(
-            str(numbers[row["label"]]), (row[cost], bottom), xytext=(0, -3), va="top", ha="center",
+            text, (row[cost], bottom), xytext=(0, -drop), va="top", ha="center",
             textcoords="offset points", size=style.SMALL,
         )  # fmt: skip
+    lowest = min((top for _, top, _ in placed), default=np.inf) - _LINE
+    under = ax.transData.inverted().transform((0, lowest / points))[1]
+    ax.set_ylim(bottom=min(under, ax.get_ylim()[0]))
