@@ -413,8 +413,8 @@ def test_many_comparisons_are_told_by_capability():
         "Times earlier by the score at 0.5, in steps, with 95% intervals; decided after"
     )
     assert "over 57 comparisons" in said[0]
-    assert said[1].startswith("Chain 0, beside transformer (") and "earlier lstm 2 [" in said[1]
-    assert said[2].endswith("not reached by either a, b, c, d.")
+    assert said[1].startswith("Chain 0, beside transformer (") and "earlier: lstm 2 [" in said[1]
+    assert said[2].endswith("; reached by neither: a, b, c, d.")
     assert said[-1] == "Reached by no run of any: task 8 0, task 9 0, task 10 0, task 11 0."
 
 

@@ -71,7 +71,8 @@ def comparison_sentences(table: pd.DataFrame) -> list[str]:
         f"Times earlier by the {first['metric']} at {first['threshold']:g}, in "
         f"{UNIT.get(first['unit'], first['unit'])}, with {percent(float(first['confidence']))} intervals; "
         f"decided after Holm's adjustment over {len(table)} comparisons. ≥ and ≤ are bounds from restricted "
-        "means, where a median was not reached; fitted ratios are extrapolated."
+        "means, where a median was not reached; fitted ratios are extrapolated; at a † score and answer NLL "
+        "do not say the same."
     ]
     nobody = []
     for (b, task, level), rows in table.groupby(["b", "task", "level"], sort=False):
@@ -80,7 +81,7 @@ def comparison_sentences(table: pd.DataFrame) -> list[str]:
             continue
         one = rows.iloc[0]
         beside = f"{b} ({one['emerged_b']} of {seeds(one['n_b'])} by {amount(one['budget'], one['unit'])})"
-        said.append(f"{capital(task)} {level}, beside {beside}: {'. '.join(_verdicts(rows))}.")
+        said.append(f"{capital(task)} {level}, beside {beside}: {'; '.join(_verdicts(rows))}.")
     if nobody:
         said.append(f"Reached by no run of any: {', '.join(nobody)}.")
     return said
@@ -94,9 +95,9 @@ def _verdicts(rows: pd.DataFrame) -> list[str]:
             f"{row['a']} {shown(row).text} ({row['emerged_a']} of {row['n_a']})"
             for row in rows[rows["decided"] == decided].to_dict("records")
         ]
-        said += [f"{decided} {', '.join(own)}"] if own else []
+        said += [f"{decided}: {', '.join(own)}"] if own else []
     neither = list(rows.loc[rows["decided"] == "not reached", "a"])
-    return said + ([f"not reached by either {', '.join(neither)}"] if neither else [])
+    return said + ([f"reached by neither: {', '.join(neither)}"] if neither else [])
 
 
 def jump_sentences(dependence: pd.DataFrame) -> str:

@@ -22,7 +22,7 @@ LOOKS = {
     for family, colour, marker in zip(FAMILIES, _COLOURS, _MARKERS, strict=True)
 }
 """Of each family, the same in every figure."""
-_BELOW, _LINE, _DIGIT = 3.0, 8.0, 5.0  # points: of a number below its marker, its height, and a digit's width
+_BELOW, _LINE, _DIGIT = 3.0, 7.0, 4.5  # points: of a number below its marker, its height, and a digit's width
 
 
 def front_panel(
@@ -97,6 +97,6 @@ def _number(ax: Axes, front: pd.DataFrame, cost: str, numbers: Mapping[str, int]
             text, (row[cost], bottom), xytext=(0, -drop), va="top", ha="center",
             textcoords="offset points", size=style.SMALL,
         )  # fmt: skip
-    lowest = min((top for _, top, _ in placed), default=np.inf) - _LINE
+    lowest = min((top for _, top, _ in placed), default=np.inf) - 3 * _LINE  # the layout may still shrink
     under = ax.transData.inverted().transform((0, lowest / points))[1]
     ax.set_ylim(bottom=min(under, ax.get_ylim()[0]))
