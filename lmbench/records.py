@@ -198,12 +198,21 @@ def pack(digests: Iterable[str], sources: Sequence[Records], folder: Path) -> No
     items = [part.assign(run=d) for d, owner in found.items() if len(part := owner.items(d))]
     items = items or [no_items().assign(run="").astype({"run": "str"})]
     write_atomically(folder / "rows.parquet", parquet_bytes(pd.concat(rows, ignore_index=True)))
-    write_atomically(folder / "items.parquet", parquet_bytes(pd.concat(items, ignore_index=True)))
+    write_atomically(folder / "items.parquet", items_bytes(pd.concat(items, ignore_index=True)))
     # Last: a reference without it is none.
     write_atomically(folder / "runs.jsonl", ("\n".join(lines) + "\n").encode())
 
 
-def parquet_bytes(frame: pd.DataFrame) -> bytes:
+def parquet_bytes(frame: pd.DataFrame, **encoding: Any) -> bytes:
     buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False, compression="zstd")
+    frame.to_parquet(buffer, index=False, compression="zstd", **encoding)
     return buffer.getvalue()
+
+
+def items_bytes(items: pd.DataFrame) -> bytes:
+    """The same of items, which are millions: 2.8 of them take 9.8 MB so, and 17.4 MB without."""
+    encoding = {"item": "DELTA_BINARY_PACKED", "nll": "BYTE_STREAM_SPLIT"}
+    if items.empty:
+        return parquet_bytes(items)
+    plain = [name for name in items if name not in encoding]
+    return parquet_bytes(items, use_dictionary=plain, column_encoding=encoding)

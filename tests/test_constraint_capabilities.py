@@ -44,8 +44,8 @@ def courses(task="recall", level="0", **onsets):
             # Seeds a point apart; None never emerges.
             at = len(GRID) if first is None else first + seed
             fixed = {"run": f"{arm}/{seed}", "label": arm, "init_seed": seed, "task": task, "level": level}
-            course = {"step": steps, "tokens": steps * 100, "flops": steps * 1e6}
-            course["flops"] /= 1 if arm == BASE else CHEAPER
+            course = {"step": steps, "tokens": steps * 100, "active_flops": steps * 1e6}
+            course["active_flops"] /= 1 if arm == BASE else CHEAPER
             done = (np.arange(len(GRID)) >= at).astype(float)
             for metric in ("score", "answer_nll"):
                 parts.append(pd.DataFrame(fixed | course | {"metric": metric, "normalised": done}))
@@ -76,7 +76,7 @@ def test_a_ratio_is_counted_in_tokens_and_in_the_flops_of_the_units_in_use():
     middles = [np.sqrt(np.prod(GRID[k - 1 : k + 1])) for k in (12, 6, 13, 7, 14, 8)]
     expected = np.prod(np.array(middles[::2]) / middles[1::2]) ** (1 / 3)
     assert own["tokens"] == pytest.approx(expected) and expected == pytest.approx(1.25**6, rel=0.01)
-    assert own["flops"] == pytest.approx(CHEAPER * expected)
+    assert own["active_flops"] == pytest.approx(CHEAPER * expected)
     assert table["steps"].unique() == [GRID[-1]] and (table["shortcut"] == "").all()
 
 

@@ -270,14 +270,12 @@ def test_losses_at_equal_cost_lie_on_a_line_between_validations():
 def test_active_flops_replace_those_that_masks_executed():
     rows = race(a=[(2.0, 1.0)], b=[(3.0, 1.0)])
     last = rows[rows["run"] == "a0"].iloc[-1].to_dict() | {"split": ""}
-    totals = [("train_flops", 10.0), ("active_flops", 4.0), ("selection_flops", 7.0)]
+    totals = [("selection_flops", 7.0), ("selection_reference_flops", 2.0), ("other", 100.0)]
     more = pd.DataFrame([last | {"metric": name, "value": value} for name, value in totals])
     rows = pd.concat([rows, more], ignore_index=True)
-    scaled = with_active(rows)
-    assert scaled[scaled["run"] == "a0"]["flops"].iloc[4] == pytest.approx(5 * 0.4 + 7)
-    assert scaled[scaled["run"] == "b0"]["flops"].iloc[4] == 5
-    exact = with_active(rows, {"a0": lambda step: step**2 / 25})
-    assert exact[exact["run"] == "a0"]["flops"].iloc[4] == pytest.approx(1 + 7)
+    counted = with_active(rows, {"a0": lambda step: step**2 / 25})
+    assert counted[counted["run"] == "a0"]["flops"].iloc[4] == pytest.approx(1 + 7 + 2)
+    assert counted[counted["run"] == "b0"]["flops"].iloc[4] == 5
 
 
 # ------------------------------------------------------------------ the sweep

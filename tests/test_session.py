@@ -303,3 +303,16 @@ def test_a_published_notebook_lies_in_the_reference_with_its_records(notebook, p
     assert len(store.digests()) == 1
     pd.testing.assert_frame_equal(Reference(folder).frame(), store.frame())
     assert not (project / "results" / "notebooks").exists()
+
+
+def test_of_a_long_table_the_first_rows_are_shown_and_all_are_written(open_session, project, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data))
+    long = pd.DataFrame({"model": ["mlp"] * 151, "value": range(1000, 1151)})
+    for table in (long, long.head(150)):
+        open_session.table(table, "long", caption="All seeds.")
+    assert "The first 150 of 151 rows; all are in tables/long.csv." in shown[0]["text/plain"]
+    assert "The first" not in shown[1]["text/plain"]
+    assert "1,149" in shown[0]["text/html"] and "1,150" not in shown[0]["text/html"]
+    open_session.table(long, "whole")
+    assert len(pd.read_csv(project / "out" / "tables" / "whole.csv", comment="#")) == 151

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from lmbench.analysis import figures, reading, sweeps
-from lmbench.analysis.stats import paired_differences, t_interval, with_the_best
+from lmbench.analysis.stats import paired_differences, t_interval
 
 SWEEPS = {"context": ("linear", "seq_len", [32, 64, 128]), "layers": ("transformer", "n_layer", [2, 4])}
 REGIMES = ("published", "dense short", "dense long")
@@ -261,8 +261,13 @@ def test_of_many_pairs_those_of_the_best_model_are_told_with_the_family_that_the
     told = text.split("\n\n")[1]
     assert told.count("model 0 ") + told.count("than model 0") >= 7
     assert "model 6 and model 7" not in told and "model 6 is" not in told
-    figure = figures.paired_differences(with_the_best(pairs, most=20), metric="bits_per_byte", runs=runs)
-    assert "Holm, 28 comparisons" in figure.caption
+    figure = figures.paired_differences(pairs, metric="bits_per_byte", runs=runs)
+    assert (
+        "of 28 pairs those of the best are drawn; filled: p < 0.05 (Holm, 28 comparisons)" in figure.caption
+    )
+    assert "model 0 minus model 7" in figure.alt and "model 6 minus model 7" not in figure.alt
+    few = figures.paired_differences(pairs.iloc[:20], metric="bits_per_byte", runs=runs)
+    assert "are drawn" not in few.caption
 
 
 def test_one_model_alone_is_ranked_and_compared_with_nothing():

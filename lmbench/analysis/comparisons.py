@@ -10,8 +10,8 @@ from matplotlib.lines import Line2D
 from lmbench.analysis import axes, chart, style
 from lmbench.analysis.checks import require
 from lmbench.analysis.formats import METRICS
-from lmbench.analysis.stats import family_of
-from lmbench.analysis.table import provenance
+from lmbench.analysis.stats import family_of, with_the_best
+from lmbench.analysis.table import HIGHER_IS_BETTER, provenance
 
 ALPHA = 0.05  # of the decided signs; the intervals are its complement
 FACTORS = {
@@ -36,6 +36,8 @@ def paired_differences(
 ) -> chart.Chart:
     """Forest plot: one line a pair, its mean difference and interval; left of zero the first is lower.
 
+    Of many pairs those of the best group are drawn, and the caption says so.
+
     A marker is filled where the sign is decided, as in the sentences of `verdict`: the interval leaves
     zero out and Holm's p, where there is one, is below 0.05.
 
@@ -49,7 +51,8 @@ def paired_differences(
     """
     for column in ("a", "b", "difference", "low", "high", "n"):
         require(table, column)
-    table = table.reset_index(drop=True)
+    better = "higher" if metric in HIGHER_IS_BETTER else "lower"
+    table, n_pairs = with_the_best(table, better=better).reset_index(drop=True), len(table)
     pairs = [(str(a), str(b)) for a, b in zip(table["a"], table["b"], strict=True)]
     # Long names stand on two lines, or they would leave no room for the differences.
     is_long = max(len(a) + len(b) for a, b in pairs) > 28
@@ -82,9 +85,11 @@ def paired_differences(
             if is_tested
             else "the interval leaves zero out"
         )
+        part = f"; of {n_pairs} pairs those of the best are drawn" if len(table) < n_pairs else ""
         source = "" if runs is None else " " + _without_n(provenance(runs, by=["label"]))
         caption = (
-            f"Mean paired differences with 95% t intervals, n = {n} pairs of seeds; filled: {filled}.{source}"
+            f"Mean paired differences with 95% t intervals, n = {n} pairs of seeds{part}; "
+            f"filled: {filled}.{source}"
         )
         said = "; ".join(f"{row.a} minus {row.b}: {row.difference:.3g}" for row in table.itertuples())
         return chart.finish(

@@ -35,7 +35,7 @@ TASKS: Mapping[str, tuple[str, ...]] = {
 CONTINUOUS = ("A17",)
 """Claims judged by the nats of the answer: normalised, they are 1 minus the divergence from the exact
 posterior over that of a guesser. A score counts answers and asks for no estimate."""
-UNITS = {"tokens": "tokens", "flops": "active FLOPs"}
+UNITS = {"tokens": "tokens", "active_flops": "active FLOPs"}
 """In which an emergence has to be earlier, all of them."""
 
 
@@ -45,7 +45,7 @@ def times_earlier(
     """How many times earlier each arm has each capability than the base, in tokens and in FLOPs.
 
     Args:
-        points: tracked points with column `normalised`, labels of arms, and `flops` of the units in use.
+        points: tracked points with column `normalised`, labels of arms, and `active_flops`.
         ladder: of the same levels.
         threshold: of the normalised score.
 

@@ -28,31 +28,21 @@ UPFRONT = ("selection_flops", "selection_reference_flops")
 SHARED = "runs shared the device, and seconds are not those of a lone run"
 
 
-def with_active(
-    rows: pd.DataFrame, active: Mapping[str, Callable[[int], float]] | None = None
-) -> pd.DataFrame:
+def with_active(rows: pd.DataFrame, active: Mapping[str, Callable[[int], float]]) -> pd.DataFrame:
     """Tidy rows whose `flops` are those of the units in use, with those of the selection of data.
 
     Args:
-        rows: tidy rows of runs; of those with methods also the total `active_flops`.
-        active: by run, the FLOPs of its first steps. A run that is not named has its executed FLOPs times
-            its share of active ones in total: exact at its end and where the share does not change.
+        active: by run, the FLOPs of its first steps. A run that is not named keeps what it executed.
     """
     for column in ("run", "step", "flops", "split", "metric", "value"):
         require(rows, column)
-    totals = rows[rows["split"] == ""].pivot_table(
-        index="run", columns="metric", values="value", aggfunc="last"
-    )
-    if {"active_flops", "train_flops"} <= set(totals):
-        share = (totals["active_flops"] / totals["train_flops"]).fillna(1.0)
-    else:
-        share = pd.Series(1.0, index=totals.index)
-    flops = rows["flops"] * rows["run"].map(share).fillna(1.0)
-    for run, spent in (active or {}).items():
+    flops = rows["flops"].astype(float)
+    for run, spent in active.items():
         own = rows["run"] == run
         at = {step: float(spent(int(step))) for step in rows["step"][own].unique()}
         flops = flops.where(~own, rows["step"].map(at))
-    upfront = totals[[name for name in UPFRONT if name in totals]].sum(axis=1)
+    taken = rows[(rows["split"] == "") & rows["metric"].isin(UPFRONT)]
+    upfront = taken.drop_duplicates(["run", "metric"], keep="last").groupby("run")["value"].sum()
     return rows.assign(flops=flops + rows["run"].map(upfront).fillna(0.0))
 
 

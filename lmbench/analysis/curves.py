@@ -14,6 +14,7 @@ from lmbench.errors import unknown
 
 PROGRESS = {
     "flops": "training FLOPs",
+    "active_flops": "training FLOPs of the units in use",
     "step": "optimizer step",
     "tokens": "training targets",
     "seconds": "training time (s)",
@@ -81,7 +82,7 @@ def training_curves(
             if main:
                 ax.fill_between(curve["x"], curve["low"], curve["high"], color=look.color, alpha=0.18, lw=0)
         if x != "step":
-            axes.log_axis(ax, points["x"], is_power=x == "flops")
+            axes.log_axis(ax, points["x"], is_power=x.endswith("flops"))
         ax.set_xlabel(PROGRESS[x])
         ax.set_ylabel(f"{splits[0]} {METRICS.get(metric, metric)}")
         chart.add_legend(fig, chart.legend_handles(looks))

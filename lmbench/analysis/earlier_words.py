@@ -19,7 +19,14 @@ METHOD = {
     "AFT with one spread": "interval-censored log-normal fit with one spread for both, "
     "profile likelihood calibrated by t",
 }
-UNIT = {"step": "steps", "flops": "FLOPs", "bytes": "bytes", "tokens": "tokens", "seconds": "seconds"}
+UNIT = {
+    "step": "steps",
+    "flops": "FLOPs",
+    "active_flops": "FLOPs of the units in use",
+    "bytes": "bytes",
+    "tokens": "tokens",
+    "seconds": "seconds",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,7 @@ def capability_curves(
     looks = style.looks(rows["label"], own=looks)
     with style.context():
         fig, panels = emergence_grid.grid(emergence_grid.capabilities(rows), sharey=False)
-        axes.log_axis(next(iter(panels.values())), means["x"], is_power=x == "flops", max_labels=4)
+        axes.log_axis(next(iter(panels.values())), means["x"], is_power=x.endswith("flops"), max_labels=4)
         margins = {}
         for capability, ax in panels.items():
             rungs = _rungs(ladder, capability, metric)

@@ -49,7 +49,9 @@ def survival_curves(
         raise ValueError(f"no run has an evaluation of {metric} above 0 {unit}, so there is no time to draw")
     with style.context():
         fig, panels = emergence_grid.grid(emergence_grid.capabilities(rows), sharey=True)
-        axes.log_axis(next(iter(panels.values())), times.rename(unit), is_power=unit == "flops", max_labels=4)
+        axes.log_axis(
+            next(iter(panels.values())), times.rename(unit), is_power=unit.endswith("flops"), max_labels=4
+        )
         margins = {}
         for capability, ax in panels.items():
             own = emergence_grid.of(rows, capability)

@@ -85,7 +85,10 @@ def threshold_panel(
     with style.context():
         fig, panels = emergence_grid.grid(emergence_grid.capabilities(rows), sharey=True)
         axes.log_axis(
-            next(iter(panels.values())), pd.Series(times, name=unit), is_power=unit == "flops", max_labels=4
+            next(iter(panels.values())),
+            pd.Series(times, name=unit),
+            is_power=unit.endswith("flops"),
+            max_labels=4,
         )
         for capability, ax in panels.items():
             _draw_panel(ax, capability, known, looks, metrics=metrics)

@@ -26,6 +26,7 @@ UNITS = {
     "tokens": "tokens",
     "bytes": "bytes",
     "flops": "training FLOPs",
+    "active_flops": "training FLOPs of the units in use",
     "seconds": "seconds",
 }
 

@@ -10,7 +10,6 @@ from lmbench.analysis.table import HIGHER_IS_BETTER
 from lmbench.analysis.verdict import Verdict, reading
 
 NO_PAIRS = pd.DataFrame(columns=["a", "b", "difference", "low", "high", "p", "p_holm", "n"])
-TOLD = 20  # pairs, above which only those of the best model are put into sentences
 ATTENTION = ("self_attention", "transformer")  # the study's attention models, which a finding speaks of
 
 
@@ -26,7 +25,7 @@ def comparison_reading(
         metric: the column of `runs` that is compared.
     """
     better = "higher" if metric in HIGHER_IS_BETTER else "lower"
-    told = with_the_best(NO_PAIRS if pairs is None else pairs, most=TOLD, better=better)
+    told = with_the_best(NO_PAIRS if pairs is None else pairs, better=better)
     return reading(
         summarise(runs, by="label", value=metric),
         told,

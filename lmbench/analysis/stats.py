@@ -16,6 +16,8 @@ import pandas as pd
 from lmbench.analysis.intervals import Estimate, check_confidence, finite, holm, t_interval, welch
 from lmbench.errors import unknown
 
+MOST_PAIRS = 20  # that a reading tells and a figure draws; of more those of the best group
+
 
 def summarise(
     frame: pd.DataFrame, *, by: str | Sequence[str], value: str = "value", confidence: float = 0.95
@@ -43,7 +45,7 @@ def summarise(
 
 
 def with_the_best(
-    pairs: pd.DataFrame, *, most: int, better: Literal["lower", "higher"] = "lower"
+    pairs: pd.DataFrame, *, most: int = MOST_PAIRS, better: Literal["lower", "higher"] = "lower"
 ) -> pd.DataFrame:
     """All pairs, or where they are more than `most` those of the group with the best values.
 

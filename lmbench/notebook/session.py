@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 # `lmbench.analysis` and `lmbench.records` bring matplotlib and pandas, half a second that starting a
 # notebook, and the processes that only watch over one, can do without: they are imported at first use.
 
+MOST_ROWS = 150
+"""Of a table that a notebook shows; longer ones would make the executed copy too heavy to open."""
+
 
 class Session:
     """An open notebook: its store, and where its tables and figures go."""
@@ -40,7 +43,7 @@ class Session:
         self._headline = ""
 
     def table(self, table: "pd.DataFrame", name: str, *, caption: str = "", headline: bool = False) -> None:
-        """Show a table and write it as CSV and LaTeX.
+        """Show a table, of a long one its first rows, and write all of it as CSV and LaTeX.
 
         Args:
             name: file name without ending.
@@ -56,10 +59,11 @@ class Session:
         if headline:
             self._headline = readable.as_text(table, caption=caption)
             write_atomically(self.folder / "headline.txt", (self._headline + "\n").encode())
-        text = readable.as_text(table, caption=caption)
-        display(
-            {"text/html": readable.styled(table, caption=caption).to_html(), "text/plain": text}, raw=True
-        )
+        if len(table) > MOST_ROWS:
+            caption += f" The first {MOST_ROWS} of {len(table):,} rows; all are in tables/{name}.csv."
+        shown, said = table.head(MOST_ROWS), caption.strip()
+        text = readable.as_text(shown, caption=said)
+        display({"text/html": readable.styled(shown, caption=said).to_html(), "text/plain": text}, raw=True)
 
     def figure(self, chart: "Chart", name: str) -> None:
         """Show a figure and write it as SVG and PNG."""
