@@ -9,7 +9,7 @@ from lmbench.measure import distillation_arms
 from lmbench.measure.arms import arm_table
 from lmbench.measure.constraint_arms import BASE, CONSTANT, DATA, PARTS, SCHED, UNIQUE, arms_of_constraints
 from lmbench.run import Run
-from lmbench.training.arms import LONGER, arm_of, fresh_arms, longer_arms, plan_arms, tune_arms
+from lmbench.training.arms import LONGER, arm_of, arm_plan, fresh_arms, longer_arms, plan_arms, tune_arms
 from lmbench.training.costs import active_flops, run_flops
 from tests.corpora import write_corpus
 
@@ -68,6 +68,11 @@ def test_a_longer_arm_of_masks_goes_on_for_as_long_as_its_slices(base, task):
         steps[execution] = [run.steps for run in longer.values()]
         assert min(steps[execution]) > 110
     assert steps["mask"] == steps["slice"]
+    table = arm_plan(plan | longer, arms)
+    assert (table["active FLOPs"] == table["training FLOPs"]).all(), "slices execute what is in use"
+    masks = arms_of_constraints(base, [SCHED], execution="mask")
+    both = arm_plan(plan_arms(masks, task, equal="tokens", budget=32 * 100, **how), masks)
+    assert both["active FLOPs"].item() < 0.8 * both["training FLOPs"].item()
 
 
 def test_one_run_under_two_names_is_refused(base, task):
@@ -75,6 +80,9 @@ def test_one_run_under_two_names_is_refused(base, task):
     plan = plan_arms(arms, task, equal="tokens", budget=32 * 4, batch_size=4)
     with pytest.raises(ValueError, match=r"arms 'base' and 'again' train the same; leave one out"):
         arm_of(plan | {"again": plan[BASE].with_seed(3)}, [plan[BASE]])
+    tuning = tune_arms(plan, rates=[3e-3], store=None)
+    with pytest.raises(ValueError, match=r"arms 'base' and 'base, equal FLOPs' train the same"):
+        fresh_arms(plan | {BASE + LONGER: plan[BASE]}, tuning, seeds=[0])
 
 
 def test_fresh_runs_have_the_rate_of_their_arm_and_know_its_name(base, task):

@@ -1,5 +1,6 @@
 """Fronts of loss against bytes, seconds and FLOPs, on points small enough to see the answer."""
 
+import itertools
 import math
 
 import numpy as np
@@ -165,3 +166,15 @@ def test_one_seed_makes_a_front_without_intervals():
     one = FILES[FILES["init_seed"] == 0]
     assert front_table(one, costs=["bytes"])["low"].isna().all()
     assert "bars" not in front_panel(one, costs=["bytes"]).caption
+
+
+def test_numbers_of_a_crowded_front_do_not_lie_upon_each_other():
+    arms = {f"bits={at} qat": (1000 * 1.1**at, [2.0 - 0.02 * at]) for at in range(1, 7)}
+    fig = front_panel(front_points(files(**arms, teacher=(10**8, [1.0]))), costs=("bytes",))
+    fig.canvas.draw()
+    numbers = fig.axes[0].texts
+    boxes = [text.get_window_extent() for text in numbers]
+    assert len(boxes) == 7 and len({text.xyann[1] for text in numbers}) > 2
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.overlaps(other)
+    assert all(box.y0 > fig.axes[0].get_window_extent().y0 for box in boxes), "below the axis"

@@ -1,5 +1,6 @@
 """Groups: replicas trained side by side end as they would alone."""
 
+import contextlib
 import logging
 
 import numpy as np
@@ -477,3 +478,36 @@ def test_few_threads_work_beside_a_gpu(monkeypatch):
         assert now[-1] == host.HOST_THREADS
     with host.few_threads(torch.device("cpu")):
         assert now[-1] == 64
+
+
+def test_examples_are_drawn_on_all_threads_though_torch_has_few(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    assert host.threads() == 64
+    with host.few_threads(torch.device("cuda")):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: host.HOST_THREADS)
+        assert host.threads() == 64
+    assert host.threads() == host.HOST_THREADS
+
+
+def test_groups_are_trained_with_few_threads_beside_a_gpu(task, tmp_path, monkeypatch):
+    asked = []
+
+    @contextlib.contextmanager
+    def few_threads(device):
+        asked.append(device.type)
+        yield
+
+    monkeypatch.setattr(filing, "few_threads", few_threads)
+    run_all([tiny_run(task, steps=2)], store=Store(tmp_path), device="cpu", progress=False)
+    assert asked == ["cpu"]
+
+
+def test_scoring_one_batch_leaves_the_weights_that_are_trained(task):
+    program = Program([tiny_run(task, steps=2)], device=torch.device("cpu"))
+    scorer, master = program._scorer, program.replicas.master_RP
+    scorer._is_captured, scorer._weights_RP = True, torch.empty_like(master)  # as on a GPU
+    before = master.clone()
+    program.score_first("valid")
+    scorer.scores("valid", weights_RP=torch.zeros_like(master), items=False)
+    assert torch.equal(master, before)

@@ -219,6 +219,6 @@ def test_times_of_two_devices_are_not_set_beside_each_other(store: Store, monkey
     here = recorded.environment(torch.device("cpu"))
     monkeypatch.setattr(recorded, "environment", lambda device: here | {"device": "another"})
     with pytest.raises(
-        ValueError, match=r"the latency .* on several devices: another, cpu: .*; name the one"
+        ValueError, match=r"the latency .* on several devices \(another, cpu: .*\), and times"
     ):
         latency_rows([small("linear"), small("mlp")], **asked)

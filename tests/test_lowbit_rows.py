@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from lmbench.analysis.compression_speed import fewer_macs, speed_table
@@ -13,6 +14,7 @@ from lmbench.probes.device import LowBit
 from lmbench.records import Reference, pack
 from lmbench.store import Store
 from lmbench.training import lowbit
+from lmbench.training import measured as recorded
 from lmbench.training.execute import run_all
 from lmbench.training.lowbit import COLUMNS, low_bit_rows
 from tests.corpora import write_corpus
@@ -282,3 +284,12 @@ def test_what_cannot_be_compared_is_refused():
         low_bit_panel(rows, batches=[64])
     with pytest.raises(ValueError, match="seconds"):
         low_bit_table(rows.drop(columns="seconds"))
+
+
+def test_times_of_two_devices_are_not_set_beside_each_other(runs, store, monkeypatch):
+    asked = QUICK | {"device": None, "repeats": 1}
+    low_bit_rows([runs["dense"].digest], store=store, **asked)
+    here = recorded.environment(torch.device("cpu"))
+    monkeypatch.setattr(recorded, "environment", lambda device: here | {"device": "another"})
+    with pytest.raises(ValueError, match="low-precision inference in this store was measured on several"):
+        low_bit_rows([one.digest for one in runs.values()], store=store, **asked)

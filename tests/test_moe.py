@@ -384,3 +384,11 @@ def test_every_second_block_has_experts():
 def test_settings_that_do_not_fit_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         moe(**fields)
+
+
+def test_a_gradient_of_a_fused_gradient_is_refused():
+    x, weight = (torch.rand(*shape, requires_grad=True) for shape in ((4, 3), (2, 3, 5)))
+    ends = torch.tensor([1, 4], dtype=torch.int32)
+    (first,) = torch.autograd.grad(grouped_product(x, weight, ends).square().sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="a fused operator has gradients of the first order only"):
+        first.sum().backward()

@@ -77,12 +77,13 @@ def ratio_panel(
         ax.axvline(1, zorder=0.4, **style.REFERENCE)
         ax.set_xlabel(f"times earlier than {reference} (ratio of medians in {UNIT.get(unit, unit)})")
         text = _caption(rows, [found for _, found in drawn], ax.get_xlim(), threshold=threshold)
-        text = " ".join(filter(None, (text, _left_out(rows, kept))))
+        left_out = _left_out(rows, kept)
+        text = " ".join(filter(None, (text, left_out)))
         each = (
             f"{x['a']} in {x['task']} level {x['level']} {found.text}, {x['decided']}" for x, found in drawn
         )
         said = "; ".join(each)
-        alt = f"Times earlier than {reference} in {UNIT.get(unit, unit)}: {said}."
+        alt = f"Times earlier than {reference} in {UNIT.get(unit, unit)}: {said}. {left_out}".strip()
         return chart.finish(fig, caption=text, alt=alt)
 
 

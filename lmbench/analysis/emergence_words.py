@@ -74,14 +74,15 @@ def comparison_sentences(table: pd.DataFrame) -> list[str]:
         "means, where a median was not reached; fitted ratios are extrapolated; at a † score and answer NLL "
         "do not say the same."
     ]
-    nobody = []
+    reached = table[table["decided"] != "not reached"].groupby(["task", "level"], sort=False).size()
     for (b, task, level), rows in table.groupby(["b", "task", "level"], sort=False):
-        if (rows["decided"] == "not reached").all():
-            nobody.append(f"{task} {level}")
+        if (task, level) not in reached:
             continue
         one = rows.iloc[0]
         beside = f"{b} ({one['emerged_b']} of {seeds(one['n_b'])} by {amount(one['budget'], one['unit'])})"
         said.append(f"{capital(task)} {level}, beside {beside}: {'; '.join(_verdicts(rows))}.")
+    levels = table.groupby(["task", "level"], sort=False).size().index
+    nobody = [f"{task} {level}" for task, level in levels if (task, level) not in reached]
     if nobody:
         said.append(f"Reached by no run of any: {', '.join(nobody)}.")
     return said

@@ -22,7 +22,7 @@ LOOKS = {
     for family, colour, marker in zip(FAMILIES, _COLOURS, _MARKERS, strict=True)
 }
 """Of each family, the same in every figure."""
-_BELOW, _LINE, _DIGIT = 3.0, 7.0, 4.5  # points: of a number below its marker, its height, and a digit's width
+_BELOW, _LINE, _DIGIT = 3.0, 8.0, 5.0  # points: of a number below its marker, its height, and a digit's width
 
 
 def front_panel(
@@ -82,7 +82,8 @@ def _draw_front(ax: Axes, table: pd.DataFrame, cost: str) -> None:
 
 
 def _number(ax: Axes, front: pd.DataFrame, cost: str, numbers: Mapping[str, int]) -> None:
-    """Numbers below the markers of a front, each as high as those placed before it leave room for."""
+    """Numbers below the markers of a front; one that would lie upon another goes further down."""
+    ax.get_ylim()  # margins are applied when limits are read, and places below depend on them
     points, placed = 72 / ax.figure.dpi, []
     for row in front.to_dict("records"):
         text, bottom = str(numbers[row["label"]]), row["mean"] if np.isnan(row["low"]) else row["low"]

@@ -1,4 +1,4 @@
-"""The selective scan on a GPU, in one kernel forward and two backward.
+"""The selective scan on a GPU: one kernel forward, two backward.
 
 In plain operations decays, inputs and states of all positions are written and read a dozen times
 each way, and at these sizes nothing else of a model takes as long. Here a program of the kernel

@@ -72,10 +72,33 @@ def with_gradient(
 
         @staticmethod
         def backward(ctx, grad: Tensor) -> Any:
-            with torch.no_grad():  # there is no gradient of the gradient
-                return backward(ctx, grad)
+            with torch.no_grad():
+                found = backward(ctx, grad)
+            made = iter(_FirstOrder.apply(*(x for x in found if x is not None), grad, *ctx.saved_tensors))
+            return tuple(None if x is None else next(made) for x in found)
 
     return lambda *inputs: (op if torch.compiler.is_compiling() else Function.apply)(*inputs)
+
+
+class _FirstOrder(torch.autograd.Function):
+    """Gradients as they are, behind which there are no further ones: it would else be zero in silence.
+
+    The inputs are the gradients and all that they were made of; more outputs than gradients are not read.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(x.view_as(x) for x in inputs)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> None:
+        raise NotImplementedError("a fused operator has gradients of the first order only")
 
 
 def fold(x: Tensor, dim: int | None, replicas: int) -> Tensor:

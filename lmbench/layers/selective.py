@@ -3,7 +3,7 @@
 Written out, decays and inputs of all positions and states are the largest tensors of a model,
 N times its activations, and each is written and read several times in both passes. That is the
 plain form, a linear scan. On a CPU large sizes go through the positions in order, so that all but
-the states stays in the cache, and the backward pass makes the decays again; on a GPU one kernel does
+the states stays in the cache, and the backward pass makes the decays again; on a GPU kernels do
 the same, see `fused_selective` (Gu and Dao 2023, section 3.3.2). Products stay products, seen by
 counters.
 
@@ -33,7 +33,7 @@ def selective_scan(dt_BTD: Tensor, x_BTD: Tensor, A_DN: Tensor, B_BTN: Tensor, C
     """
     if is_fused(x_BTD):
         return fused_selective_scan(dt_BTD, x_BTD, A_DN, B_BTN, C_BTN)
-    # A compiler fuses the plain form, and a trace (fvcore's) cannot look into a class.
+    # On a CPU a compiler fuses the plain form; a trace (fvcore's) cannot look into a class.
     seen_through = torch.compiler.is_compiling() or torch.jit.is_tracing()
     n_state = x_BTD.shape[0] * A_DN.numel()
     if x_BTD.device.type != "cpu" or seen_through or n_state < IN_ORDER:

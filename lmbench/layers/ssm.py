@@ -6,8 +6,8 @@ made from x itself, dt = softplus(W_dt W_r x + b), B = W_B x, C = W_C x:
     h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t,    y_t = h_t C_t + D x_t,    out = W_out (y * SiLU(z))
 
 with A = -exp(A_log) < 0, -1 to -N in every feature at the start (S4D-real: Gu et al. 2022).
-Source: Gu and Dao 2023 (Mamba), algorithm 2 and section 3.4. The recurrence is a scan in
-plain torch, in float32 or better.
+Source: Gu and Dao 2023 (Mamba), algorithm 2 and section 3.4. The recurrence is a selective
+scan, in float32 or better.
 
 Legend: B batch, T position, C model width, D inner width, N state, L low rank, W taps.
 """

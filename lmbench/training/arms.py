@@ -10,11 +10,12 @@ from lmbench.errors import unknown
 from lmbench.measure.arms import Arm, arm_table
 from lmbench.run import Run
 from lmbench.tasks.base import TaskConfig
+from lmbench.training.costs import active_flops
 from lmbench.training.plan import plan, plan_table
 from lmbench.training.tune import Tuning, at_rate, tune
 
 LONGER = ", equal FLOPs"
-"""Ends the name of an arm that is trained until it has spent the FLOPs of another."""
+"""Ends the name of an arm that is trained until it has spent the FLOPs, of the units in use, of another."""
 
 
 def plan_arms(
@@ -32,11 +33,7 @@ def plan_arms(
     for name, arm in arms.items():
         how = {"equal": equal, "budget": arm.share * budget, "methods": arm.methods}
         (made[name],) = plan([arm.model], task, **how | settings)
-    seen: dict[str, str] = {}
-    for name, run in made.items():
-        if run.digest in seen:
-            raise ValueError(f"arms {seen[run.digest]!r} and {name!r} train the same; leave one out")
-        seen[run.digest] = name
+    _by_shape(made)
     return made
 
 
@@ -49,7 +46,7 @@ def longer_arms(
     those of the units in use: a mask trains for as long as the slice that it stands for.
 
     Args:
-        flops: of training, such as `run_flops` of the arm that it is to stand beside.
+        flops: of training, such as `active_flops` of the arm that it is to stand beside.
         settings: as in `plan_arms`.
     """
     whole = {name: replace(arm, share=1.0) for name, arm in arms.items()}
@@ -71,8 +68,10 @@ def fresh_arms(
         like: the tuned arm whose rate all take; None gives each its own.
 
     Raises:
-        ValueError: an arm that was not tuned, or a seed that rates are chosen on.
+        ValueError: an arm that was not tuned, a seed that rates are chosen on, or two arms that train
+            the same.
     """
+    _by_shape(runs)
     chosen, made = tuning.rates, []
     for name, base in runs.items():
         tuned = like or name.removesuffix(LONGER)
@@ -83,14 +82,18 @@ def fresh_arms(
 
 
 def arm_plan(runs: Mapping[str, Run], arms: Mapping[str, Arm]) -> pd.DataFrame:
-    """What each run will cost, with what its arm is: the table of `plan_table` behind that of `arm_table`."""
+    """What each run will cost, with what its arm is: the table of `plan_table` behind that of `arm_table`.
+
+    FLOPs are those that are executed, and behind them those of the units in use.
+    """
     by_name = {
         name: replace(arms[name.removesuffix(LONGER)], share=1.0) if name.endswith(LONGER) else arms[name]
         for name in runs
     }
     what = arm_table(by_name)
+    active = [active_flops(run, run.steps) for run in runs.values()]
     costs = plan_table(list(runs.values())).drop(columns=["model", "parameters", "FLOPs as published"])
-    return pd.concat([what, costs], axis=1)
+    return pd.concat([what, costs.assign(**{"active FLOPs": active})], axis=1)
 
 
 def arm_of(runs: Mapping[str, Run], executed: Sequence[Run]) -> dict[str, str]:
@@ -103,11 +106,17 @@ def arm_of(runs: Mapping[str, Run], executed: Sequence[Run]) -> dict[str, str]:
     Raises:
         ValueError: two arms that train the same.
     """
-    by_shape: dict[str, str] = {}
-    for name, run in runs.items():
-        if (other := by_shape.setdefault(_shape(run), name)) != name:
-            raise ValueError(f"arms {other!r} and {name!r} train the same; leave one out")
+    by_shape = _by_shape(runs)
     return {run.digest: by_shape[_shape(run)] for run in executed}
+
+
+def _by_shape(runs: Mapping[str, Run]) -> dict[str, str]:
+    """Names of arms by what they train. Two that train the same would be one run with two names."""
+    found: dict[str, str] = {}
+    for name, run in runs.items():
+        if (other := found.setdefault(_shape(run), name)) != name:
+            raise ValueError(f"arms {other!r} and {name!r} train the same; leave one out")
+    return found
 
 
 def named(rows: pd.DataFrame, arms: Mapping[str, str]) -> pd.DataFrame:

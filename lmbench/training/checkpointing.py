@@ -30,6 +30,7 @@ def checkpointing_costs(
     Args:
         run: a training of an integrator; its steps do not matter, its batch size does.
         seeds: as many timings.
+        device: a torch device, of which the numbers must be; None is the default one.
 
     Returns:
         Columns checkpointing, init_seed, seconds (of a step), saved, logits, peak, gradients, state (bytes,

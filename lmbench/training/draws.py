@@ -17,6 +17,7 @@ from torch import Tensor
 from lmbench.layers.dropout import dropout_keys
 from lmbench.run import Run
 from lmbench.tasks.base import Stream
+from lmbench.training.host import threads
 
 BLOCK = 256  # steps whose draws travel to the device at once
 
@@ -60,8 +61,8 @@ class Draws:
         """Draw what the steps of this block read, into the same tensors each time."""
         count = min(BLOCK, self.steps - first)
         # Generating examples takes as long as learning them, and numpy works without the lock.
-        with ThreadPoolExecutor(min(len(self.streams), torch.get_num_threads())) as threads:
-            drawn = list(threads.map(lambda stream: stream.index(first, count), self.streams))
+        with ThreadPoolExecutor(min(len(self.streams), threads())) as pool:
+            drawn = list(pool.map(lambda stream: stream.index(first, count), self.streams))
         fresh = {name: np.stack([one[name] for one in drawn], axis=1) for name in drawn[0]}
         fresh["dropout"] = dropout_keys(
             [run.dropout_seed for run in self.runs],

@@ -36,7 +36,6 @@ from lmbench.training.filing import (
     train_into,
 )
 from lmbench.training.grouping import groups
-from lmbench.training.host import few_threads
 from lmbench.training.teachers import teachers_of
 
 log = logging.getLogger(__name__)
@@ -123,8 +122,7 @@ def run_all(
         check_teachers(taught, store)
     if missing:
         how = How(resolve_device(device), keep_weights_mb, checkpoint_seconds, jobs=jobs, ranks=ranks)
-        with few_threads(how.device):
-            _train_missing(wanted, {d: wanted[d] for d in missing}, store, how, group, progress)
+        _train_missing(wanted, {d: wanted[d] for d in missing}, store, how, group, progress)
         ranks.first(lambda: str(store.write_index()))
     return store.frame([run.digest for run in runs])
 

@@ -26,6 +26,7 @@ from lmbench.training.distributed import ALONE, Ranks
 from lmbench.training.environment import device_name
 from lmbench.training.grouping import is_compiled
 from lmbench.training.hashes import weights_hash
+from lmbench.training.host import few_threads
 from lmbench.training.loop import train_group
 from lmbench.training.outcome import Trained
 from lmbench.training.teachers import teachers_of
@@ -97,16 +98,17 @@ def _train_and_file(
     checkpoint = _checkpoint(runs, store, how)
     compiled = is_compiled(runs[0], len(runs), device=how.device)
     try:
-        trained = train_group(
-            runs,
-            device=how.device,
-            jobs=how.jobs,
-            compiled=compiled,
-            checkpoint=checkpoint if how.ranks.is_first else None,
-            on_step=on_step,
-            ranks=how.ranks,
-            teachers=load_teachers(runs, store),
-        )
+        with few_threads(how.device):
+            trained = train_group(
+                runs,
+                device=how.device,
+                jobs=how.jobs,
+                compiled=compiled,
+                checkpoint=checkpoint if how.ranks.is_first else None,
+                on_step=on_step,
+                ranks=how.ranks,
+                teachers=load_teachers(runs, store),
+            )
     except RuntimeError as error:
         if len(runs) == 1 or not is_out_of_memory(error):
             raise

@@ -15,6 +15,7 @@ from lmbench.config import digest_of
 from lmbench.run import Run
 from lmbench.training.capture import free_memory
 from lmbench.training.costs import run_flops
+from lmbench.training.host import few_threads
 from lmbench.training.program import Program
 
 LARGEST = 64  # replicas: more gain nothing on the devices measured, and delay the first result
@@ -102,7 +103,8 @@ def _replica_bytes(run: Run, device: torch.device) -> tuple[int, int]:
     """Peak bytes of a training step of a run alone, and of scoring, whose batches shrink as R grows."""
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    program = Program([run.replace(steps=1, schedule="constant")], device=device)
+    with few_threads(device):
+        program = Program([run.replace(steps=1, schedule="constant")], device=device)
     program.advance(1)
     torch.cuda.synchronize(device)
     each = torch.cuda.max_memory_allocated(device) - before

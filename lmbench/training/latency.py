@@ -37,6 +37,10 @@ def latency_rows(
     the longest length, in bytes, `weights_bytes`, `train_peak_bytes`, `prefill_peak_bytes`,
     `state_bytes` and `state_one_bytes`.
 
+    Args:
+        device: a torch device, of which the times must be; None takes times that are there from wherever
+            they were measured, and measures others on the default device.
+
     Raises:
         ValueError: sizes that a model cannot read, a read-only store that lacks a record, or records of
             another device, or of several.

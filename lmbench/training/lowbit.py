@@ -56,6 +56,8 @@ def low_bit_rows(
         digests: of finished runs.
         methods: applied to the weights first, such as a quantisation after training.
         length: None is the context of each run's model.
+        device: a torch device, of which the times must be; None takes times that are there from wherever
+            they were measured, and measures others on the default device.
 
     Raises:
         ValueError: an unknown run or one without weights, sizes that a model cannot read, a

@@ -64,11 +64,11 @@ def of_one_device(rows: pd.DataFrame, *, what: str) -> pd.DataFrame:
     Raises:
         ValueError: rows of several devices.
     """
-    devices = sorted(rows["device"].unique())
+    devices = sorted(rows["device"].unique()) if len(rows) else []
     if len(devices) > 1:
         raise ValueError(
-            f"the {what} in this store was measured on several devices: {', '.join(devices)}; name the one "
-            "to compare on"
+            f"the {what} in this store was measured on several devices ({', '.join(devices)}), and times of "
+            "one are not those of another; measure all on one, in a store of its own"
         )
     return rows
 

@@ -38,10 +38,7 @@ class Scorer:
             data: what is scored; None is what is learned.
         """
         data = self.data if data is None else data
-        if self._is_captured:
-            self._weights_RP.copy_(weights_RP)
-        else:
-            self._weights_RP = weights_RP
+        self._take(weights_RP)
         how = {"split": split, "protocol": self.run.protocol, "view": self.view}
         scorer = self.ranks.in_turn(self._score, dtype=self.replicas.master_RP.dtype)
         seed = self.run.eval_seed
@@ -51,10 +48,17 @@ class Scorer:
 
     def score_first(self, split: str, *, weights_RP: Tensor) -> None:
         """Score one batch, for what it takes of the memory; no later one is larger."""
-        self._weights_RP = weights_RP
+        self._take(weights_RP)
         batches = self.data.eval_batches(split, self.run.protocol, self.view, eval_seed=self.run.eval_seed)
         with true_float32():
             self._batch(next(iter(batches)))
+
+    def _take(self, weights_RP: Tensor) -> None:
+        """These are scored next."""
+        if self._is_captured:
+            self._weights_RP.copy_(weights_RP)
+        else:
+            self._weights_RP = weights_RP
 
     def forget_graphs(self) -> None:
         """Capture anew: the model computes something else from now on."""
