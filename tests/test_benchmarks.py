@@ -46,6 +46,7 @@ MEASURED = {
     "benchmarks.cpu_time_to_quality": TEXT,
     "benchmarks.evaluation": TEXT,
     "benchmarks.generation": [],
+    "benchmarks.selective_scan": [],
 }
 
 

@@ -6,6 +6,7 @@ close to a second that a short run would spend for nothing.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ def with_gradient(
     """The operator with its gradient, in the two forms that torch needs of it; of the first order only.
 
     Compilers look through an operator's own gradient, and lose a `Function` under vmap;
-    `torch.func.grad` takes the `Function` alone.
+    `torch.func.grad` takes the `Function` alone. Of what `save` keeps, `backward` finds the saved tensors.
     """
     op.autograd(backward, save)
 
@@ -72,9 +73,10 @@ def with_gradient(
 
         @staticmethod
         def backward(ctx, grad: Tensor) -> Any:
+            saved = ctx.saved_tensors  # once: where passes are made again, they are gone afterwards
             with torch.no_grad():
-                found = backward(ctx, grad)
-            made = iter(_FirstOrder.apply(*(x for x in found if x is not None), grad, *ctx.saved_tensors))
+                found = backward(SimpleNamespace(saved_tensors=saved), grad)
+            made = iter(_FirstOrder.apply(*(x for x in found if x is not None), grad, *saved))
             return tuple(None if x is None else next(made) for x in found)
 
     return lambda *inputs: (op if torch.compiler.is_compiling() else Function.apply)(*inputs)

@@ -107,6 +107,11 @@ TARGETS = {
     "notebook_start": Target(
         title="starting a smoke notebook", says="at most 4 s", met=lambda result: result["ours"] <= 4
     ),
+    "selective_scan": Target(
+        title="both passes of the selective scan",
+        says="gradients equal to 1e-4",
+        met=_at_most("gradients_apart", 1e-4),
+    ),
     "stacked_runs_dropout": Target(title="training 64 runs of the study's transformer, dropout 0.1"),
     "single_run_dropout": Target(title="training one run of the study's transformer, dropout 0.1"),
 }
