@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lmbench.config import Config, build, discover
+from lmbench.config import Config, discover
 from lmbench.errors import unknown
 from lmbench.run import Run
 
@@ -66,10 +66,10 @@ def make_run(assignments: Mapping[str, Any]) -> Run:
             nested[part][field] = value
     for part, (cls, fields) in chosen.items():
         if not isinstance(top.get(part), Config) or nested[part]:
-            top[part] = build(cls, fields | nested[part])
+            top[part] = cls(**(fields | nested[part]))
     if methods:
-        top["methods"] = tuple(build(cls, fields | nested[part]) for part, (cls, fields) in methods.items())
-    return build(Run, top)
+        top["methods"] = tuple(cls(**(fields | nested[part])) for part, (cls, fields) in methods.items())
+    return Run(**top)
 
 
 def _chosen_methods(given: Any) -> dict[str, tuple[type[Config], dict[str, Any]]]:

@@ -53,6 +53,24 @@ class Config(BaseModel):
     # Fields that a variant sets but that do not make it: a resized variant keeps its name.
     sizes: ClassVar[frozenset[str]] = frozenset()
 
+    def __init__(self, /, **fields: Any) -> None:
+        """Checked fields.
+
+        Raises:
+            ValueError: an unknown field or a value that is not accepted; pydantic's report in one sentence.
+        """
+        for key in fields:
+            if key not in type(self).model_fields:
+                raise ValueError(
+                    unknown(f"field of {self.role or 'config'} {self.kind!r}", key, type(self).model_fields)
+                )
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise ValueError(explain(type(self), error)) from None
+
+    __init__.__pydantic_base_init__ = True  # as pydantic marks its own: nested configs need no call of it
+
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
@@ -148,18 +166,7 @@ def make(role: str, name: str, **fields: Any) -> Config:
     if name not in known:
         raise ValueError(unknown(role, name, known))
     cls = known[name]
-    return build(cls, cls.variants.get(name, {}) | fields)
-
-
-def build(cls: type[Config], fields: Mapping[str, Any]) -> Config:
-    """Construct `cls`, turning pydantic's report into one sentence."""
-    for key in fields:
-        if key not in cls.model_fields:
-            raise ValueError(unknown(f"field of {cls.role or 'config'} {cls.kind!r}", key, cls.model_fields))
-    try:
-        return cls(**fields)
-    except ValidationError as error:
-        raise ValueError(explain(cls, error)) from None
+    return cls(**(cls.variants.get(name, {}) | fields))
 
 
 def from_dict(role: str, data: Mapping[str, Any]) -> Config:

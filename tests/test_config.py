@@ -10,6 +10,7 @@ import pytest
 from lmbench import config
 from lmbench.assignments import parse_assignments, parse_value
 from lmbench.config import Config, digest_of, from_dict, make
+from lmbench.tracking import CapabilityTracker
 
 
 def constant(**fields):
@@ -126,3 +127,15 @@ def test_a_digest_is_worked_out_once_and_never_carried_into_a_copy() -> None:
     assert one.digest is first and one == same and hash(one) == hash(same)
     assert one.replace(d_model=16).digest == make("model", "linear", d_model=16).digest != first
     assert "digest" not in one.to_dict() and "digest" not in one.canonical()
+
+
+def test_a_config_made_by_its_class_refuses_in_one_sentence_too():
+    primary = (make("task", "chain"),)
+    with pytest.raises(
+        ValueError, match=r"^capabilities.ratio = 0.9 is not accepted: input should be greater than 1$"
+    ):
+        CapabilityTracker(primary=primary, ratio=0.9)
+    with pytest.raises(
+        ValueError, match=r"unknown field of tracker .*'primry'; accepted: .*Did you mean 'primary'"
+    ):
+        CapabilityTracker(primry=primary)

@@ -13,7 +13,6 @@ A floor adds 1e-9 first: in binary floating point 90 * (1 - 0.3) is a little les
 import math
 from typing import Any, NamedTuple
 
-from lmbench.config import build
 from lmbench.layers.widths import ROUNDING
 from lmbench.models.base import ModelConfig
 
@@ -158,4 +157,4 @@ def shape_of(config: ModelConfig) -> Shape:
 
 def _resized(config: ModelConfig, shape: Shape, **others: Any) -> ModelConfig:
     fields = {name: getattr(config, name) for name in type(config).model_fields}
-    return build(type(config), fields | shape._asdict() | others)
+    return type(config)(**(fields | shape._asdict() | others))

@@ -17,7 +17,6 @@ import torch
 
 from lmbench import folders
 from lmbench.asked import config_of, read_or_make
-from lmbench.config import build
 from lmbench.errors import unknown
 from lmbench.measure.artifact import unpack
 from lmbench.measure.bound_losses import Documents, Smoothed, Subsample, Tokens, ZeroOne
@@ -89,9 +88,7 @@ def run_bounds(
     for digest in dict.fromkeys(digests):
         run = config_of(digest, store=store)
         for packed in artifacts[artifacts["run"] == digest].to_dict("records"):
-            asked = build(
-                FileRisk, {"artifact": packed["record"], "alpha": alpha, "draws": draws, "seed": seed}
-            )
+            asked = FileRisk(artifact=packed["record"], alpha=alpha, draws=draws, seed=seed)
             found = _risks(asked, run, digest, store=store, device=device)
             packed_as = config_of(asked.artifact, store=store)
             rows.append(_row(packed, found, run=run, packed_as=packed_as, asked=asked, **settings))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from lmbench.asked import config_of, read_or_make
-from lmbench.config import Config, build, discover, make
+from lmbench.config import Config, discover, make
 from lmbench.errors import unknown
 from lmbench.probes.scores import LadderRungs
 from lmbench.progress import Progress
@@ -105,7 +105,7 @@ def _level(kind: str, fields: Mapping[str, Any]) -> SyntheticTask:
     known = discover("task")
     if kind not in known:
         raise ValueError(unknown("task", kind, known))
-    return build(known[kind], fields)
+    return known[kind](**fields)
 
 
 def runs_of(rows: pd.DataFrame, task: SyntheticTask, *, store: Records) -> list[str]:

@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 import torch
 
-from lmbench.config import build
 from lmbench.measure.latency import check_grid
 from lmbench.measure.lowbit import Arithmetic, arithmetic, convert, wall_clock
 from lmbench.measure.lowbit_kernels import FORMS
@@ -67,7 +66,7 @@ def low_bit_rows(
     parts = [pd.DataFrame(columns=COLUMNS)]
     for digest in dict.fromkeys(digests):
         run = store.record(digest)["run"]
-        asked = build(LowBit, {"run": digest, "methods": tuple(methods), **how})
+        asked = LowBit(run=digest, methods=tuple(methods), **how)
         rows = measured_rows(
             asked,
             what="low-precision inference",

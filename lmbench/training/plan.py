@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 
-from lmbench.config import build
 from lmbench.errors import unknown
 from lmbench.measure.budget import equal_flops, equal_parameters, flops_per_token
 from lmbench.measure.flops import parameters, published_flops
@@ -78,7 +77,7 @@ def plan(
         fitted = [equal_flops(model, target_per_token=target).config for model in fitted]
     runs = []
     for model, amount in zip(fitted, budgets, strict=True):
-        draft = build(Run, {"model": model, "task": task, "steps": 1} | settings)
+        draft = Run(**({"model": model, "task": task, "steps": 1} | settings))
         if equal == "seconds":
             where = resolve_device(device)
             steps, per_epoch = round(amount / seconds_per_step(draft, store=store, device=where)), 0
