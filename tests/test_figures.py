@@ -576,3 +576,14 @@ def test_a_name_that_is_a_path_is_refused(tmp_path):
         with pytest.raises(ValueError, match="is not a plain file name without folders"):
             save_table(runs(), tmp_path, name, stamp=STAMP)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_measured_tick_without_room_has_no_label():
+    with style.context():
+        fig, (ax,) = chart.new(width=3.4, height=2.0)
+        axes.measured_ticks(ax, [0.0, 0.1, 0.4, 0.45, 0.5, 0.7], is_log=False)
+        fig.canvas.draw()
+        assert [text.get_text() for text in ax.get_xticklabels()] == ["0", "0.1", "0.4", "", "0.5", "0.7"]
+        axes.measured_ticks(ax, [1, 1.58, 2, 3, 4, 5, 6, 8], is_log=True)
+        fig.canvas.draw()
+        assert all(text.get_text() for text in ax.get_xticklabels())

@@ -4,6 +4,7 @@ Reference predictors are horizontal lines with their names in the right margin, 
 apart where they would overlap.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,6 +18,8 @@ from lmbench.analysis.formats import format_si
 ERROR_BAR = {"capsize": 2.0, "capthick": 0.8, "elinewidth": 0.8}
 FAR = 0.2
 """Of the range of means, beyond which intervals are cut off."""
+_GAP, _CHARACTER = 0.01, 0.022
+"""Of a panel's axis: between two labels, and the width of a character of them."""
 
 
 def log_axis(ax: Axes, values: pd.Series, *, is_power: bool = False, max_labels: int = 5) -> None:
@@ -168,10 +171,26 @@ def spread(positions: np.ndarray, *, gap: float, low: float, high: float) -> np.
 
 
 def measured_ticks(ax: Axes, ticks: Sequence[float], *, is_log: bool) -> None:
-    """Label the x axis where something was measured, and nowhere else; a log axis has base 2."""
+    """Label the x axis where something was measured, and nowhere else; a log axis has base 2.
+
+    Where two labels would touch, the second tick has none.
+    """
     if is_log:
         ax.set_xscale("log", base=2)
         ax.xaxis.set_minor_formatter(NullFormatter())
     ax.xaxis.set_major_locator(FixedLocator(ticks))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    labels = _apart(ticks, is_log=is_log)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: labels.get(value, "")))
+
+
+def _apart(ticks: Sequence[float], *, is_log: bool) -> dict[float, str]:
+    """Labels of ascending ticks that leave room for each other on an axis of a panel."""
+    places = np.log2(ticks) if is_log else np.asarray(ticks, dtype=float)
+    kept: dict[float, str] = {}
+    last, text = -math.inf, ""
+    for tick, place in zip(ticks, (places - places[0]) / max(places[-1] - places[0], 1e-12), strict=True):
+        label = f"{tick:g}"
+        if place - last > _GAP + _CHARACTER * (len(text) + len(label)) / 2:
+            kept[tick], last, text = label, place, label
+    return kept

@@ -78,7 +78,7 @@ def sweep_panel(
             place = {"transform": ax.get_xaxis_transform(), "color": VERMILION, "clip_on": False}
             ax.plot([best.low, best.high], [0.04, 0.04], lw=2.2, solid_capstyle="butt", **place)
             ax.plot(best.best, 0.04, marker="v", ms=6, **place)
-            ax.set_xticks(own["C"])
+            axes.measured_ticks(ax, list(own["C"]), is_log=False)
             ax.set_xlim(own["C"].min() - 0.04, max(own["C"].max(), BAND[1]) + 0.04)
             ax.margins(y=0.12)
             ax.set_title(budget)
