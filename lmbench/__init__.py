@@ -81,7 +81,7 @@ _PUBLIC = {
     "lmbench.notebook": ("setup",),
     "lmbench.analysis.table": ("caption", "final_table", "result_table"),
     "lmbench.analysis.references": ("leading_references",),
-    "lmbench.analysis.stats": ("summarise", "paired_differences", "with_the_best"),
+    "lmbench.analysis.stats": ("summarise", "paired_differences"),
     "lmbench.analysis.reading": ("comparison_reading",),
     "lmbench.analysis.reversals": ("rank_table", "reversals", "reversal_reading"),
     "lmbench.analysis.bootstrap": ("item_intervals",),

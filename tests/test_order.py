@@ -270,7 +270,7 @@ def test_a_capability_of_one_seed_is_told_without_an_order():
 @pytest.mark.parametrize(
     "unit, said",
     [
-        ("tokens", "40.0 tokens"), ("bytes", "40.0 bytes"), ("flops", "40.0 training FLOPs"),
+        ("tokens", "40.0 tokens"), ("bytes", "40.0 bytes"), ("flops", "40.0 FLOPs"),
         ("seconds", "40.0 seconds"),
     ],
 )  # fmt: skip

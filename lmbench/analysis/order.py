@@ -13,6 +13,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from lmbench.analysis.earlier import NARROW
+from lmbench.analysis.earlier_words import UNIT
 from lmbench.analysis.emerged import emerged_table
 from lmbench.analysis.formats import format_si
 from lmbench.analysis.intervals import Estimate, holm, t_interval
@@ -21,14 +22,6 @@ from lmbench.analysis.survival import median_interval, turnbull
 from lmbench.analysis.words import seeds
 
 Name = tuple[str, str]
-UNITS = {
-    "step": "steps",
-    "tokens": "tokens",
-    "bytes": "bytes",
-    "flops": "training FLOPs",
-    "active_flops": "training FLOPs of the units in use",
-    "seconds": "seconds",
-}
 
 
 def onset_table(
@@ -110,7 +103,7 @@ def order_sentences(
         )
         if never:
             last = format_si(rows["last"].max())
-            sentence += f"; not reached by {last} {UNITS.get(unit, unit)}: {', '.join(never)}"
+            sentence += f"; not reached by {last} {UNIT.get(unit, unit)}: {', '.join(never)}"
         if len(pairs):
             sentence += "; decided between neighbours: " + (", ".join(sure) if sure else "none")
         said.append(sentence + ".")
@@ -170,7 +163,7 @@ def _when(row: tuple, unit: str) -> str:
     if math.isnan(row.median_high):
         return f"{name} ({row.emerged} of {seeds(row.n)})"
     when = f"{format_si(row.median_low)} to" if row.median_low > 0 else "by the first point,"
-    return f"{name} ({when} {format_si(row.median_high)} {UNITS.get(unit, unit)}, {row.emerged} of {row.n})"
+    return f"{name} ({when} {format_si(row.median_high)} {UNIT.get(unit, unit)}, {row.emerged} of {row.n})"
 
 
 def _name(level: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ each way, and at these sizes nothing else of a model takes as long. Here a progr
 goes through a sequence with the states of some features in registers; the backward pass makes the
 states again and writes them down once (Gu and Dao 2023, section 3.3.2).
 
-Legend: R replica, B batch, T position, D feature, N state, S sequence (R B), F block of features.
+Legend: R replica, B batch, T position, D feature, N state, F block of features.
 """
 
 from collections.abc import Callable
