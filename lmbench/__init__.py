@@ -48,7 +48,7 @@ _PUBLIC = {
     "lmbench.training.levels": ("ladders", "level_scores", "runs_of", "shift_scores", "shifts"),
     "lmbench.training.calibration": ("calibrations",),
     "lmbench.training.robustness": ("domain_scores", "flip_curves"),
-    "lmbench.analysis.ladders": ("normalise",),
+    "lmbench.analysis.ladders": ("divergence_note", "normalise"),
     "lmbench.analysis.onset": ("onsets",),
     "lmbench.analysis.emerged": ("emerged_table", "metric_dependence"),
     "lmbench.analysis.order": ("onset_table", "order_table"),

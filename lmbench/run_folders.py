@@ -67,14 +67,16 @@ class RunFolders(Records):
         """The weights that the run reports: its best on validation, or its final ones.
 
         Raises:
-            ValueError: the run kept no weights, because they were larger than its limit.
+            ValueError: the run kept no weights: they were larger than its limit, or it diverged.
         """
         best_first = self.record(digest)["run"]["config"]["weights"] == "best"
         written = folders.names(self.folder(digest))
         for name in ("best.safetensors", "final.safetensors") if best_first else ("final.safetensors",):
             if name in written:
                 return self._whole(digest, name)
-        raise ValueError(f"run {digest} kept no weights (see keep_weights_mb)")
+        raise ValueError(
+            f"run {digest} kept no weights: they were larger than keep_weights_mb, or it diverged"
+        )
 
     # ------------------------------------------------------------- writing
 

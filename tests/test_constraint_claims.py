@@ -472,9 +472,14 @@ def test_the_race_figure_puts_the_claim_beside_its_own_arms_and_holds_a_page(qui
     assert "D" not in {line.get_marker() for line in small.axes[0].get_lines()}
     ratios = cost_ratios(rows, [("small", "base")])
     many = pd.concat([ratios.assign(a=f"arm {i}") for i in range(15)], ignore_index=True)
+    many.loc[many["a"] == "arm 13", "reached"] = 2
+    many.loc[many["a"] == "arm 14", "a"] = "sched"
+    many.loc[many["a"] == "sched", "reached"] = 0
     fig = constraint_forests.ratio_panel(many, runs=runs)
-    assert len(fig.axes[0].get_yticklabels()) == constraint_forests.MOST
-    assert "3 more pairs are in the table" in fig.caption
+    drawn = [tick.get_text() for tick in fig.axes[0].get_yticklabels()]
+    assert len(drawn) == constraint_forests.MOST
+    assert drawn[0] == "arm 0\nagainst base" and drawn[-2:] == ["arm 13\nagainst base", "sched\nagainst base"]
+    assert "most seeds got there; 3 more are in the table" in fig.caption
 
 
 def test_a_longer_arm_beside_a_sweep_that_was_read_off_does_not_change_what_is_said_of_it(quick):

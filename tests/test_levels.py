@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from lmbench.analysis.ladders import divergence_note
 from lmbench.config import make
 from lmbench.records import Reference, pack
 from lmbench.store import Store
@@ -144,6 +145,21 @@ def test_scores_of_several_runs_carry_their_own_digest_label_and_seed(trained):
     valid = level_scores([digests["both"]], asked, store=store, split="valid", device="cpu", progress=False)
     assert set(valid["split"]) == {"valid"}
     assert valid[valid["metric"] == "answer_nll"]["value"].iloc[0] != nll.iloc[0]
+
+
+def test_a_run_that_diverged_counts_as_at_chance_and_captions_say_so(trained):
+    store, rows, digests = trained
+    ruined = small_run(CHAIN, init_seed=5).replace(optimizer=make("optimizer", "sgd", lr=1e200), steps=3)
+    lost = run_all([ruined], store=store, device="cpu", progress=False)
+    assert (lost["metric"] == "diverged").any()
+    asked = shifts([["names", "chain", {}, {"names": "second"}]], n_eval=20)
+    found = shift_scores(pd.concat([rows, lost]), asked, store=store, device="cpu")
+    mine = found[found["run"] == ruined.digest].set_index(["task", "level", "metric"])["value"]
+    rungs = ladders(asked.tasks, store=store)
+    chance = rungs[rungs["rung"] == "chance"].set_index(["task", "level", "metric"])["value"]
+    assert mine.sort_index().equals(chance.sort_index()) and len(mine) == 4
+    assert divergence_note(found) == " 1 run of transformer diverged and counts as at chance."
+    assert divergence_note(found[found["run"] == digests["both"]]) == ""
 
 
 def test_levels_are_scored_once(trained, monkeypatch):

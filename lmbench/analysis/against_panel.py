@@ -8,6 +8,7 @@ from matplotlib.lines import Line2D
 
 from lmbench.analysis import axes, chart, style
 from lmbench.analysis.against import against
+from lmbench.analysis.ladders import divergence_note
 from lmbench.analysis.words import percent, seeds
 
 METRICS = {"score": "score", "answer_nll": "answer NLL (nats)", "nll": "NLL (nats per target)"}
@@ -73,7 +74,7 @@ def curve_panel(
         )
         return chart.finish(
             fig,
-            caption=means_caption(points["n"], confidence) + shaded,
+            caption=means_caption(points["n"], confidence) + shaded + divergence_note(rows),
             alt=f"{METRICS.get(metric, metric)} against {x_name}: {said}.",
         )
 

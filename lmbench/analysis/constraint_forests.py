@@ -41,7 +41,8 @@ def ratio_panel(ratios: pd.DataFrame, *, runs: pd.DataFrame) -> chart.Chart:
 
     A filled marker is decided: its interval leaves 1 out. An arrow to the left is the upper bound of an arm
     that did not get there with every seed. The claim stands beside the arms that it is of. Of more than
-    `MOST` pairs the first are drawn, and the caption says so.
+    `MOST` pairs those of a claim are drawn and then those with which most seeds got there, and the caption
+    says so.
 
     Args:
         ratios: from `constraint_costs.cost_ratios`.
@@ -50,11 +51,10 @@ def ratio_panel(ratios: pd.DataFrame, *, runs: pd.DataFrame) -> chart.Chart:
     Raises:
         ValueError: no ratios.
     """
-    for column in ("a", "b", "cost", "ratio", "low", "high", "known"):
+    for column in ("a", "b", "cost", "ratio", "low", "high", "known", "reached"):
         require(ratios, column)
-    every = list(dict.fromkeys(zip(ratios["a"], ratios["b"], strict=True)))
-    pairs, left = every[:MOST], len(every[MOST:])
-    ratios = ratios[[pair in pairs for pair in zip(ratios["a"], ratios["b"], strict=True)]]
+    ratios, left = _most_telling(ratios)
+    pairs = list(dict.fromkeys(zip(ratios["a"], ratios["b"], strict=True)))
     with style.context():
         fig, (ax,) = chart.new(width=style.PAGE_WIDTH, height=0.9 + 0.46 * len(pairs))
         ax.axvline(1, color=style.GREY, lw=0.8, zorder=0.5)
@@ -77,6 +77,15 @@ def ratio_panel(ratios: pd.DataFrame, *, runs: pd.DataFrame) -> chart.Chart:
         ]
         chart.add_legend(fig, handles)
         return chart.finish(fig, caption=_ratio_caption(ratios, runs, left=left), alt=f"{_said(ratios)}.")
+
+
+def _most_telling(ratios: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """The rows of at most `MOST` pairs, in the order given, and how many pairs are left out."""
+    reached = ratios.groupby(["a", "b"], sort=False)["reached"].max()
+    ranked = sorted(reached.index, key=lambda pair: (pair[0] not in RACED, -reached[pair]))
+    chosen = set(ranked[:MOST])
+    rows = ratios[[pair in chosen for pair in zip(ratios["a"], ratios["b"], strict=True)]]
+    return rows, len(ranked) - len(chosen)
 
 
 def _draw_ratio(ax: Axes, row: dict[str, Any], place: float) -> list[float]:
@@ -115,7 +124,11 @@ def _ratio_caption(ratios: pd.DataFrame, runs: pd.DataFrame, *, left: int) -> st
         parts.append("Markers without a bar have no interval on both sides.")
     objections = [text for text in dict.fromkeys(ratios["objection"]) if text]
     parts += [f"Open: {text}." for text in objections]
-    parts += [f"{left} more pairs are in the table."] * (left > 0)
+    if left:
+        parts.append(
+            "Drawn are the claims' pairs and those with which most seeds got there; "
+            f"{left} more are in the table."
+        )
     shown = runs[runs["label"].isin({*ratios["a"], *ratios["b"]})]
     return " ".join([*parts, provenance(shown, by=["label"])])
 

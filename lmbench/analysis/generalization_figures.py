@@ -17,7 +17,7 @@ from lmbench.analysis import axes, chart, style
 from lmbench.analysis.against_panel import METRICS, curve_panel, means_caption
 from lmbench.analysis.checks import require
 from lmbench.analysis.generalization import MEMBER, Families, gaps, rung
-from lmbench.analysis.ladders import ENDS
+from lmbench.analysis.ladders import ENDS, divergence_note
 from lmbench.analysis.stats import summarise
 
 __all__ = ["curve_panel", "domain_panel", "family_panel"]
@@ -73,7 +73,7 @@ def family_panel(
         )
         return chart.finish(
             fig,
-            caption=means_caption(points["n"], confidence) + shortcuts,
+            caption=means_caption(points["n"], confidence) + shortcuts + divergence_note(rows),
             alt=f"Normalised value after each shift, of the value in distribution: {told}.",
         )
 

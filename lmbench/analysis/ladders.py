@@ -75,3 +75,19 @@ def _check_ends(ends: pd.DataFrame, key: tuple[str, str, str]) -> None:
 def _name(key: tuple[str, ...] | list[str]) -> str:
     task, level, metric = key
     return f"task {task!r} level {level!r} metric {metric!r}"
+
+
+def divergence_note(scores: pd.DataFrame) -> str:
+    """What a caption adds of runs that diverged: ` 1 run of lstm diverged and counts as at chance.`
+
+    Args:
+        scores: rows of `level_scores`, where such a run was scored on no example: n is 0. Without n,
+            nothing is said.
+    """
+    if "n" not in scores:
+        return ""
+    lost = scores[scores["n"] == 0].drop_duplicates("run")["label"].value_counts(sort=False)
+    return "".join(
+        f" {n} run{'s' * (n > 1)} of {label} diverged and count{'s' * (n == 1)} as at chance."
+        for label, n in lost.items()
+    )

@@ -28,7 +28,9 @@ def level_scores(
 ) -> pd.DataFrame:
     """Tidy rows of finished runs scored on levels that they need not have been trained on.
 
-    All levels are one evaluation of each run; the rows carry the run's own digest, label and seed.
+    All levels are one evaluation of each run; the rows carry the run's own digest, label and seed. A run
+    that diverged will never know any, so it counts as at chance, as it does when onsets are read: left out,
+    it would flatter its model.
 
     Args:
         tasks: levels of synthetic tasks, such as a longer or a rewritten one.
@@ -43,10 +45,19 @@ def level_scores(
         for done, digest in enumerate(digests):
             run = config_of(digest, store=store)
             bar.update(done, run.model.name)
-            rows = evaluate_run(digest, store=store, split=split, task=asked, device=device)
+            if (store.rows(digest)["metric"] == "diverged").any():
+                rows = _at_chance(tasks, store=store, split=split)
+            else:
+                rows = evaluate_run(digest, store=store, split=split, task=asked, device=device)
             rows = rows[rows["level"] != ""].assign(run=digest, label=run.model.name, init_seed=run.init_seed)
             parts.append(rows)
     return pd.concat(parts, ignore_index=True)
+
+
+def _at_chance(tasks: Sequence[Config], *, store: Records, split: str) -> pd.DataFrame:
+    """Scores of one who guesses, as rows of an evaluation on no example."""
+    rungs = ladders(tasks, store=store)
+    return rungs[rungs["rung"] == "chance"].drop(columns="rung").assign(split=split, n=0)
 
 
 class Shift(NamedTuple):
