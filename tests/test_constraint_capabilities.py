@@ -108,9 +108,20 @@ def test_where_the_base_never_got_there_the_ratio_is_a_bound():
         .to_dict("records")
     )
     assert tokens["bound"] == "lower"
-    assert bounds(tokens) == (tokens["restricted_low"], math.inf)
+    assert bounds(tokens) == (min(tokens["low"], tokens["restricted_low"]), math.inf)
     assert "in tokens at least" in judge(courses(base=None, sched=8))[0][2]
     assert "in tokens at most" in judge(courses(base=8, sched=None))[0][2]
+
+
+def test_where_nearly_all_are_censored_nothing_is_bounded():
+    """One of three runs of the base got there at its end: restricted means alone would say at most 1."""
+    points = courses(base=None, sched=None)
+    last = points["step"] == points["step"].max()
+    late = last | (points["step"] == sorted(points["step"].unique())[-2])
+    late |= points["step"] == sorted(points["step"].unique())[-3]
+    one = (points["label"] == "base") & (points["init_seed"] == 0) & late
+    ((id, verdict, _),) = judge(points.assign(normalised=points["normalised"].where(~one, 1.0)))
+    assert (id, verdict) == ("A13", "INC")
 
 
 def test_a_level_that_a_shortcut_passes_shows_no_capability():

@@ -190,6 +190,7 @@ def test_seeds_are_planned_for_what_was_asked():
 # ------------------------------------------------------------------ the reading
 
 EARLIER = pd.DataFrame({"primary": [True, False], "sentence": ["A declared ratio.", "An explored one."]})
+EARLIER = EARLIER.assign(decided="earlier", p=0.01, p_holm=0.02)
 
 
 def test_a_reading_tells_orders_declared_ratios_and_what_depends_on_the_metric():

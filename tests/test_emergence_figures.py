@@ -25,7 +25,7 @@ from lmbench.analysis.emergence_grid import TINY
 from lmbench.analysis.emergence_ratios import ratio_panel
 from lmbench.analysis.emergence_survival import survival_curves
 from lmbench.analysis.emergence_thresholds import threshold_panel
-from lmbench.analysis.emergence_words import comparison_sentences, jump_sentences, shown
+from lmbench.analysis.emergence_words import earlier_sentences, jump_sentences, shown
 from lmbench.analysis.ladders import normalise
 from lmbench.analysis.stats import t_interval
 
@@ -406,8 +406,14 @@ def test_a_forest_longer_than_a_page_leaves_out_what_nobody_reached():
 
 def test_many_comparisons_are_told_by_capability():
     table = many_comparisons().assign(sentence="One sentence.", budget=6000.0)
-    assert comparison_sentences(table.iloc[:20]) == ["One sentence."] * 20
-    said = comparison_sentences(table)
+    few = table.iloc[:20].assign(decided="earlier", p=0.01, p_holm=0.02)
+    assert earlier_sentences(few) == ["One sentence."] * 20
+    taken_back = few.assign(decided=["not decided"] + ["earlier"] * 19, p_holm=0.2)
+    assert earlier_sentences(taken_back)[:2] == [
+        "One sentence. Over 20 comparisons it is not decided: Holm's p = 0.200.",
+        "One sentence.",
+    ]
+    said = earlier_sentences(table)
     assert len(said) == 1 + 9 + 1 and "One sentence." not in said
     assert said[0].startswith(
         "Times earlier by the score at 0.5, in steps, with 95% intervals; decided after"

@@ -180,6 +180,18 @@ def test_a_caption_is_the_provenance_and_how_the_rate_was_chosen():
     chosen = source[:-1] + "; learning rate chosen among 5 per model on validation."
     assert table.caption(runs, by=["label"], rates=5) == chosen
     assert [table.caption(runs, by=["label"], rates=rates) for rates in (None, 1)] == [source] * 2
+    tuned = pd.DataFrame({"label": ["mlp"] * 3 + ["lstm"] * 4, "lr": [1, 2, 4, 1, 2, 4, 8]})
+    assert "chosen among 3 to 4 per model" in table.caption(runs, by=["label"], rates=tuned)
+    assert table.caption(runs, by=["label"], rates=tuned.drop_duplicates("label")) == source
+
+
+def test_a_rate_at_the_edge_of_its_search_is_named():
+    tuned = pd.DataFrame(
+        {"label": ["mlp", "mlp", "lstm"], "lr": [0.002, 0.004, 0.008], "chosen": [False, True, True]}
+    )
+    assert table.edge_note(tuned.assign(on_edge=False)) == ""
+    said = table.edge_note(tuned.assign(on_edge=[False, False, True]))
+    assert said.startswith("The search of learning rates ended at its edge for lstm (0.008): ")
 
 
 def test_a_result_table_refuses_a_label_for_two_things():

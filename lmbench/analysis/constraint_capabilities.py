@@ -105,6 +105,8 @@ def _earlier(id: str, rows: Sequence[dict]) -> Tested:
     depends = "; score and nats of the answer do not say the same" * any(
         one["depends_on_metric"] is True for one in rows
     )
+    if all(low <= 0 and math.isinf(high) for low, high in ends):
+        counted = ["too few onsets are bounded on both sides to say how many times"]
     measured = f"{', '.join(counted)} earlier; {reached}{depends}"
     claimed = claim(id).claimed
     return Tested(
@@ -114,15 +116,16 @@ def _earlier(id: str, rows: Sequence[dict]) -> Tested:
 
 
 def bounds(row: Mapping[str, object]) -> tuple[float, float]:
-    """The interval of a ratio of times; where a median lies beyond the budget, one end by restricted means.
+    """The interval of a ratio of times; where a median lies beyond the budget, one end of it is open.
 
-    Beyond the budget a ratio of medians is extrapolated. The ratio of restricted means lies nearer to 1, so
-    the end of its interval bounds the ratio from the side of 1, and the other end is open.
+    The other end is the more cautious of two. The ratio of restricted means lies nearer to 1 than that of
+    medians, which are extrapolated. But where nearly all runs are censored, restricted means are equal
+    without any spread, whatever the times are, and then it is the fit that says how little is known.
     """
     if row["bound"] == "lower":
-        return float(row["restricted_low"]), math.inf
+        return float(np.minimum(row["low"], row["restricted_low"])), math.inf
     if row["bound"] == "upper":
-        return 0.0, float(row["restricted_high"])
+        return 0.0, float(np.maximum(row["high"], row["restricted_high"]))
     return float(row["low"]), float(row["high"])
 
 

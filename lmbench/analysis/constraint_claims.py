@@ -12,7 +12,7 @@ import pandas as pd
 
 from lmbench.analysis.checks import require
 from lmbench.analysis.claims import BASE, CLAIMS, Claim, adjusted_by_family, claim
-from lmbench.analysis.constraint_arms import RACED
+from lmbench.analysis.constraint_arms import LONGER, RACED
 from lmbench.analysis.constraint_capabilities import emergence_tests
 from lmbench.analysis.constraint_costs import cost_ratios
 from lmbench.analysis.constraint_evidence import Evidence, Tested
@@ -21,15 +21,18 @@ from lmbench.analysis.constraint_schedule import race, schedule_tests
 from lmbench.analysis.constraint_shape import shape_tests
 from lmbench.analysis.constraint_shifts import shift_tests
 from lmbench.analysis.equivalence import MARGIN
-from lmbench.analysis.replication import IN_WORDS, sentence
-from lmbench.analysis.words import percent
+from lmbench.analysis.replication import IN_WORDS, Verdict, overall
+from lmbench.analysis.words import capital, p_value, percent
 
-COLUMNS = ["id", "claim", "claimed", "compared", "measured", "p_holm", "verdict"]
+COLUMNS = ["id", "claim", "claimed", "compared", "measured", "p_holm", "verdict", "overall"]
+MASKED = "masks leave units out of the result, not out of the work, so they save no time"
 RULES = (
-    "Replicated: the 95% interval lies beyond half of the claimed effect on the log scale. Right direction, "
-    "smaller: it excludes no effect on the claimed side, and no more. Not replicated: the effect is "
-    "reversed, or half of it is excluded and its sign is open. Inconclusive: the interval is too wide to "
-    "say. A sign counts where Holm's p, inside the claim's family, is below 0.05."
+    "A claimed ratio is replicated where its 95% interval lies beyond half of the claim on the log scale; it "
+    "has the right direction, but is smaller, where the interval excludes 1 on the claimed side and no more; "
+    "and it is not replicated where the effect is reversed, or half of it is excluded and its sign is open. "
+    "A side is replicated where the interval excludes 0, a band where all of the interval lies inside, "
+    "equality where it is within the margin. A sign counts where Holm's p, inside the claim's family, is "
+    'below 0.05. A claim that names its parts with "or" needs one of them, every other one needs all.'
 )
 
 
@@ -58,7 +61,8 @@ def findings(
 
     Returns:
         One row a test, and one for each claim without: id, claim, claimed, compared, measured, p_holm
-        (NaN where the verdict needs none), verdict (in the words of `replication.IN_WORDS`).
+        (NaN where the verdict needs none), verdict (in the words of `replication.IN_WORDS`), and overall,
+        the verdict on the claim, of which the test may be a part (`Claim.needs`).
 
     Raises:
         ValueError: an arm with a single seed, seeds of compared arms that do not match, a run that
@@ -87,12 +91,24 @@ def _races(evidence: Evidence) -> list[Tested]:
     """A3 and A4."""
     pairs = [pair for pair in race_pairs(evidence.arms) if pair[0] in RACED]
     table = cost_ratios(evidence.rows, pairs, metric=evidence.metric, slack=evidence.slack)
-    ids = {"FLOPs": "A3", "seconds": "A4"}
-    return [
-        race(ids[row["cost"]], row, claim(ids[row["cost"]]).claimed, f"{row['a']} against {row['b']}")
-        for row in table.to_dict("records")
-        if row["cost"] in ids
-    ]
+    ids, masked = {"FLOPs": "A3", "seconds": "A4"}, _masked(evidence.runs)
+    found = []
+    for row in table.to_dict("records"):
+        if row["cost"] == "seconds" and row["a"] in masked:
+            row["objection"] = "; ".join(filter(None, [MASKED, row["objection"]]))
+        if row["cost"] in ids:
+            known = claim(ids[row["cost"]])
+            test = race(known.id, row, known.claimed, f"{row['a']} against {row['b']}")
+            # An arm that went on until it had spent what the base has decides, where there is one.
+            found.append(test._replace(is_beside=row["a"] + LONGER in evidence.arms))
+    return found
+
+
+def _masked(runs: pd.DataFrame) -> set[str]:
+    """Arms whose constraint was executed as masks."""
+    if "methods" not in runs:
+        return set()
+    return set(runs["label"][runs["methods"].str.contains('"execution": "mask"', regex=False, na=False)])
 
 
 def judged(tests: Sequence[Tested]) -> pd.DataFrame:
@@ -100,15 +116,19 @@ def judged(tests: Sequence[Tested]) -> pd.DataFrame:
     with_p = [(test.id, test.p) for test in tests if test.p is not None]
     adjusted = iter(adjusted_by_family([id for id, _ in with_p], [p for _, p in with_p]))
     found: dict[str, list[tuple]] = {}
+    parts: dict[str, list[Verdict]] = {}
     for test in tests:
         p = math.nan if test.p is None else next(adjusted)
         verdict, measured = test.judge(p)
         found.setdefault(test.id, []).append((test.compared, measured, p, IN_WORDS[verdict]))
+        if not test.is_beside:
+            parts.setdefault(test.id, []).append(verdict)
     rows = []
     for known in CLAIMS:
         missing = [("", _reason(known), math.nan, IN_WORDS["NT"])]
+        decided = IN_WORDS[overall(parts.get(known.id, []), needs=known.needs)]
         for compared, measured, p, verdict in found.get(known.id, missing):
-            rows.append((known.id, known.claim, known.number, compared, measured, p, verdict))
+            rows.append((known.id, known.claim, known.number, compared, measured, p, verdict, decided))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -135,29 +155,42 @@ def untested_claims(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def reading(table: pd.DataFrame, *, margin: float = MARGIN, n_seeds: int | None = None) -> str:
-    """Paragraphs: the counts, the rules, a sentence for every test, and what was not tested.
+    """Paragraphs: how many claims have which verdict, the rules, each claim with its parts, what is left.
 
     Args:
         table: from `findings`.
         n_seeds: paired seeds of every arm; named where it is known.
     """
     done = judged_claims(table)
-    counts = done["verdict"].value_counts()
+    counts = done.drop_duplicates("id")["overall"].value_counts()
     order = [IN_WORDS[name] for name in ("REP", "DIR", "NOT", "INC")]
     said = ", ".join(f"{counts.get(name, 0)} {name}" for name in order)
     of = f" with {n_seeds} paired seeds an arm" if n_seeds else ""
     opening = (
-        f"{len(done)} tests of {done['id'].nunique()} of {len(CLAIMS)} claims{of}: {said}. "
+        f"{done['id'].nunique()} of {len(CLAIMS)} claims were tested{of}, in {len(done)} parts: {said}. "
         f"{RULES} Equal is within {percent(margin)}."
     )
-    each = []
-    for row in done.itertuples():
-        code = next(code for code, words in IN_WORDS.items() if words == row.verdict)
-        claimed = f"; claimed {row.claimed}" if row.claimed else ""
-        each.append(sentence(f"{row.id}, {row.claim} ({row.compared})", code, row.measured + claimed))
+    each = [_told(own) for _, own in done.groupby("id", sort=False)]
     rest = []
     for reason, own in untested_claims(table).groupby("reason", sort=False):
         # Several tests of one claim may lack the same.
         named = ", ".join(dict.fromkeys(f"{row.id} ({row.claim})" for row in own.itertuples()))
         rest.append(f"{named}: {reason}")
-    return "\n\n".join([opening, " ".join(each), f"Not tested here. {'. '.join(rest)}."])
+    return "\n\n".join([opening, *each, f"Not tested here. {'. '.join(rest)}."])
+
+
+def _told(own: pd.DataFrame) -> str:
+    """The paragraph of one claim: its verdict, and where it has several parts theirs."""
+    first = own.iloc[0]
+    name = f"{first['id']}, {first['claim']}" + (
+        f" (claimed: {first['claimed']})" if first["claimed"] else ""
+    )
+    said = []
+    for row in own.itertuples():
+        p = "" if math.isnan(row.p_holm) else f"; Holm's {p_value(row.p_holm)}"
+        said.append((row.compared, row.verdict, f"{row.measured}{p}"))
+    if len(said) == 1:
+        compared, verdict, measured = said[0]
+        return f"{name}: {verdict}. {capital(compared)}: {measured}."
+    parts = " ".join(f"{capital(compared)}: {verdict} ({measured})." for compared, verdict, measured in said)
+    return f"{name}: {first['overall']}. {parts}"

@@ -132,7 +132,8 @@ def cost_ratios(
 
     Returns:
         One row a pair and cost: a, b, cost (as in `COSTS`), ratio (of b's cost to a's; above 1 a is
-        cheaper), low, high, p (of ratio 1), n (seeds), reached (seeds of a that got there), known, objection.
+        cheaper), low, high, p (of ratio 1, which counts the gaps too), n (seeds), reached (seeds of a that
+        got there), known, objection.
         known "interval": a paired t interval over seeds on the log scale, between the validations before
         and after. "bound": some seeds of a never got there, so only `high` is known.
 
@@ -174,13 +175,20 @@ def _ratio(a: pd.DataFrame, b: pd.DataFrame, cost: str, *, confidence: float) ->
     low, high = 0.0, _end(most, "high", confidence)
     if reached.all():
         ratio, low = math.exp(logs.mean()), _end(least, "low", confidence)
-        p = t_interval(logs, confidence=confidence).p if n > 1 else math.nan
+        p = _p_between(least, most) if n > 1 else math.nan
     shares = cost == "seconds" and "jobs" in a and max(a["jobs"].max(), b["jobs"].max()) > 1
     return {
         "ratio": ratio, "low": low if n > 1 else math.nan, "high": high, "p": p, "n": n,
         "reached": int(reached.sum()), "known": "interval" if reached.all() else "bound",
         "objection": SHARED if shares else "",
     }  # fmt: skip
+
+
+def _p_between(least: np.ndarray, most: np.ndarray) -> float:
+    """p of ratio 1, wherever in its gap a time lies: the larger of both ends', 1 where 1 lies between."""
+    if least.mean() <= 0 <= most.mean() or not np.isfinite([*least, *most]).all():
+        return 1.0
+    return max(t_interval(logs).p for logs in (least, most))
 
 
 def _end(logs: np.ndarray, side: str, confidence: float) -> float:

@@ -86,6 +86,8 @@ class Tested(NamedTuple):
     family. None where the verdict rests on no p, and then there is nothing to adjust for."""
     judge: Callable[[float], tuple[Verdict, str]]
     """From the adjusted p to the verdict and what was measured."""
+    is_beside: bool = False
+    """It stands beside the tests that decide the claim, at a budget that the claim is not of."""
 
 
 def fixed(id: str, compared: str, verdict: Verdict, measured: str) -> Tested:

@@ -5,19 +5,16 @@ it too. A selection of data has to beat a random one of the same size: if any th
 would do, the selection adds nothing.
 """
 
-import math
-
 import numpy as np
 import pandas as pd
 
-from lmbench.analysis.claims import BASE, FILTERED, FUNNEL, RANDOM, SCHED, SMALL, claim
+from lmbench.analysis.claims import BASE, FILTERED, FUNNEL, RANDOM, SCHED, SMALL
 from lmbench.analysis.constraint_evidence import Evidence, Tested, difference, fixed, in_words
+from lmbench.analysis.constraint_inference import inference_tests
 from lmbench.analysis.equivalence import Equivalence, equivalence, p_no_worse, ratio_in_words
 from lmbench.analysis.formats import METRICS
-from lmbench.analysis.intervals import welch
 from lmbench.analysis.pairing import paired_values
-from lmbench.analysis.replication import ALPHA, Verdict, judge_ratio
-from lmbench.analysis.replication import ratio_in_words as times_in_words
+from lmbench.analysis.replication import ALPHA, Verdict
 
 LEFT = 0.27
 """Of the parameters: what is left of them after the claimed reduction by 73%."""
@@ -38,7 +35,7 @@ def quality_tests(evidence: Evidence) -> list[Tested]:
     for form in ("", " unique"):
         if evidence.has(BASE, FILTERED + form):
             found.append(_enough(evidence, FILTERED + form, RANDOM + form))
-    return found + _inference(evidence) + _coverage(evidence)
+    return found + inference_tests(evidence) + _coverage(evidence)
 
 
 # ------------------------------------------------------------------ fewer parameters
@@ -117,45 +114,6 @@ def _enough(evidence: Evidence, arm: str, control: str) -> Tested:
     return Tested("A2", compared, p, judge)
 
 
-# ------------------------------------------------------------------ inference
-
-
-def _inference(evidence: Evidence) -> list[Tested]:
-    """A5: the slice against the full width, at each batch size."""
-    table, claimed = evidence.inference, claim("A5").claimed
-    if table is None:
-        return []
-    found = []
-    for batch, own in table.groupby("batch", sort=True):
-        whole = own[own["width"] == "full"]
-        full = whole["tokens_per_second"].to_numpy(float)
-        for width, cut in own[own["width"] != "full"].groupby("width", sort=False):
-            compared = f"slice {width} against the full width, batch {batch}"
-            if min(len(full), len(cut)) < 2:
-                found.append(fixed("A5", compared, "NT", "an interval needs at least 2 timings of each"))
-                continue
-            known = welch(np.log(cut["tokens_per_second"].to_numpy(float)), np.log(full))
-            ends = math.exp(known.value), math.exp(known.low), math.exp(known.high)
-            said = times_in_words(*ends, known.n).replace("seeds", "timings")
-            measured = f"{said} the tokens/s of the full width{_counted(whole, cut)}"
-            found.append(
-                Tested(
-                    "A5", compared, known.p,
-                    lambda p, ends=ends, measured=measured: (
-                        judge_ratio(*ends[1:], claimed=claimed, p_adjusted=p), measured
-                    ),
-                )
-            )  # fmt: skip
-    return found
-
-
-def _counted(whole: pd.DataFrame, cut: pd.DataFrame) -> str:
-    """What arithmetic says of a slice, beside what the clock does."""
-    if "flops_per_token" not in cut or cut["flops_per_token"].isna().any():
-        return ""
-    return f", with {whole['flops_per_token'].mean() / cut['flops_per_token'].mean():.3g} times fewer FLOPs"
-
-
 # ------------------------------------------------------------------ coverage
 
 
@@ -170,7 +128,7 @@ def kept_data(rows: pd.DataFrame) -> pd.DataFrame:
         measure=lambda own: own["metric"].str.slice(len(front))
     )
     keys = ["label", "init_seed"]
-    covered = told[told["measure"].str.startswith("covered_") & ~told["measure"].str.endswith("_1grams")]
+    covered = told[told["measure"].str.startswith("covered_")]
     covered = covered.assign(measure=covered["measure"].str.removeprefix("covered_").str.replace("_", " of "))
     domains = told[told["measure"].str.startswith("kept_share_")].groupby(keys)["value"].min()
     whole = told[told["measure"] == "kept_share"].groupby(keys)["value"].first()
@@ -188,7 +146,10 @@ def _coverage(evidence: Evidence) -> list[Tested]:
         filtered, control = paired_values(own, FILTERED, RANDOM, value="value")
         if measure == "quota":
             least = float(filtered.min())
-            said = f"the least covered domain keeps {least:.2f} of its share of the text, {QUOTA:g} asked for"
+            said = (
+                f"the least covered domain keeps {least:.2f} of its share of the text, {QUOTA:g} asked for, "
+                "as the filter fills a quota for each"
+            )
             found.append(fixed("A31", f"domains of {FILTERED}", "REP" if least >= QUOTA else "NOT", said))
             continue
         if min(filtered.min(), control.min()) <= 0:
@@ -199,6 +160,10 @@ def _coverage(evidence: Evidence) -> list[Tested]:
         # Higher is better, so "no worse" asks the other way round.
         sides, same = (control, filtered), equivalence(filtered, control, margin=evidence.margin)
         said = f"{ratio_in_words(same._asdict() | {'confidence': 0.9})} of a random choice's"
+        if np.ptp(filtered) == 0:
+            said += (
+                "; the filter keeps the same for every seed, so the interval is of the random choice alone"
+            )
 
         def judge(p: float, same: Equivalence = same, said: str = said) -> tuple[Verdict, str]:
             return ("NOT" if same.decided == "lower" else "REP" if p < ALPHA else "INC"), said

@@ -4,6 +4,8 @@ The schedule is compared with variants that lack one part of it, by final loss i
 without relaxation ends at other widths, so these two are compared at fixed widths only.
 """
 
+import math
+
 import pandas as pd
 
 from lmbench.analysis.claims import BASE, BOTH, FILTERED, RANDOM, SCHED, claim
@@ -53,12 +55,12 @@ def _lower(
 def _oscillation(evidence: Evidence) -> Tested:
     """A26: lower, and by more than what counts as equal."""
     compared = f"{SCHED} against {OSCILLATION}"
-    heads = evidence.runs.get("model.n_head")
-    if heads is not None and heads.dropna().min() < HEADS:
-        few = (
-            f"{heads.dropna().min():.0f} heads are fewer than {HEADS}, so the oscillation moves none of them"
-        )
-        return fixed("A26", compared, "NT", few)
+    if "model.n_head" in evidence.runs:
+        both = evidence.runs["label"].isin([SCHED, OSCILLATION])
+        heads = evidence.runs["model.n_head"][both].min()
+        if heads < HEADS:
+            few = f"{heads:.0f} heads are fewer than {HEADS}, so the oscillation moves none of them"
+            return fixed("A26", compared, "NT", few)
     test = _lower("A26", evidence, evidence.runs, OSCILLATION, compared)
     same = equivalence(
         *paired_values(evidence.runs, SCHED, OSCILLATION, value=evidence.metric), margin=evidence.margin
@@ -88,12 +90,14 @@ def _graduated(evidence: Evidence) -> list[Tested]:
 
 def race(id: str, row: dict, claimed: float, compared: str) -> Tested:
     """The test of one row of `cost_ratios` against a claimed ratio."""
-    got = (
-        "" if row["reached"] == row["n"] else f", reached by {row['reached']} of {seeds(row['n'])} by its end"
-    )
-    measured = (
-        f"{ratio_in_words(row['ratio'], row['low'], row['high'], row['n'])} fewer {COUNTED[row['cost']]}{got}"
-    )
+    unit = f"fewer {COUNTED[row['cost']]}"
+    if row["reached"]:
+        got = "" if row["reached"] == row["n"] else f", reached by {row['reached']} of {seeds(row['n'])}"
+        measured = f"{ratio_in_words(row['ratio'], row['low'], row['high'], row['n'])} {unit}{got}"
+    else:
+        # Nothing was observed but the end of every run, so the bound is one of budgets, not of a sample.
+        budget = f"no more than {row['high']:.3g} times {unit}" if math.isfinite(row["high"]) else "no ratio"
+        measured = f"{budget}, as its budget allowed: reached by 0 of {seeds(row['n'])}"
 
     def judge(p: float) -> tuple[Verdict, str]:
         if row["objection"]:

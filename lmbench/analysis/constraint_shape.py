@@ -14,9 +14,10 @@ from scipy import stats
 from lmbench.analysis.claims import BASE, SWEEP
 from lmbench.analysis.constraint_arms import LONGER, PARTS, constraint_of, part_sweep, sweep
 from lmbench.analysis.constraint_evidence import Evidence, Tested, fixed
+from lmbench.analysis.equivalence import equivalence, ratio_in_words
 from lmbench.analysis.optimum import Optimum, TwoLines, optimum, sweep_values, two_lines
-from lmbench.analysis.replication import ALPHA, Verdict, judge_band
-from lmbench.analysis.words import in_digits, seeds
+from lmbench.analysis.replication import ALPHA, Verdict
+from lmbench.analysis.words import in_digits, percent, seeds
 
 BAND = (0.4, 0.6)
 """Of C, as claimed."""
@@ -39,12 +40,14 @@ def shape_tests(evidence: Evidence) -> list[Tested]:
         at_flops = part_sweep(evidence.at_equal_flops(list(dict.fromkeys(own["label"]))), part)
         if at_flops["c"].nunique() >= 3:
             values = sweep_values(at_flops, setting="c", value=evidence.metric)
-            found.append(_band(id, values, band, f"{part} c, {EQUAL_FLOPS}", evidence.seed, name="c"))
+            test = _band(id, values, band, f"{part} c, {EQUAL_FLOPS}", evidence.seed, name="c")
+            found.append(_with_note(test, _read_off(at_flops, evidence) + _rates(own)))
     budgets = sweep_budgets(evidence)
     for name, own in budgets.groupby("budget", sort=False):
-        values = sweep_values(own, setting="C", value=evidence.metric)
-        found.append(_band("A23", values, BAND, f"{SWEEP}, {name}", evidence.seed, name="C"))
-        found.append(_shape(values, f"{SWEEP}, {name}"))
+        values, beside = sweep_values(own, setting="C", value=evidence.metric), name == EQUAL_TOKENS
+        band = _band("A23", values, BAND, f"{SWEEP}, {name}", evidence.seed, name="C")
+        turn = _shape(values, f"{SWEEP}, {name}", evidence)
+        found += [test._replace(is_beside=beside) for test in (band, turn)]
     return [*found, _equation(budgets, evidence.metric)]
 
 
@@ -103,23 +106,53 @@ def _band(
 def judge_optimum(best: Optimum, band: tuple[float, float]) -> tuple[Verdict, str]:
     """Whether the best setting lies in a band, and why that is not decided where it is not.
 
-    What lies beyond the last setting is not known, unless the sweep reaches past the band. A sweep that tried
-    nothing inside the band cannot find the optimum there.
+    Between two settings nothing is known, so the best lies anywhere between the neighbours of the interval:
+    a sweep shows it inside a band where they are inside too. Beyond the last setting it may go on.
     """
     if not any(band[0] <= at <= band[1] for at in best.settings):
         return "INC", f"; no setting from {band[0]:g} to {band[1]:g} was tried"
-    last = best.settings[-1]
-    is_open = best.high == last and last <= band[1]
     # Below the first setting lies nothing where it is 0, no constraint.
-    low = -math.inf if best.low == best.settings[0] > 0 else best.low
-    verdict = judge_band(low, math.inf if is_open else best.high, band=band)
-    return verdict, "; the sweep ends inside the interval" if is_open and verdict == "INC" else ""
+    first = 0.0 if best.settings[0] == 0 else -math.inf
+    low = max((at for at in best.settings if at < best.low), default=first)
+    high = min((at for at in best.settings if at > best.high), default=math.inf)
+    if high <= band[0] or low >= band[1]:
+        return "NOT", ""
+    if band[0] <= low and high <= band[1]:
+        return "REP", ""
+    if math.isinf(high):
+        return "INC", "; the sweep ends inside the interval"
+    return "INC", f"; with no setting between, the best may lie anywhere from {max(low, 0):g} to {high:g}"
 
 
 # ------------------------------------------------------------------ a turn
 
 
-def _shape(values: pd.DataFrame, compared: str) -> Tested:
+def _with_note(test: Tested, note: str) -> Tested:
+    def judge(p: float) -> tuple[Verdict, str]:
+        verdict, measured = test.judge(p)
+        return verdict, measured + note
+
+    return test._replace(judge=judge)
+
+
+def _read_off(at_flops: pd.DataFrame, evidence: Evidence) -> str:
+    """Where the losses at equal FLOPs come from."""
+    budget = float(at_flops["flops"].iloc[0])
+    whole = evidence.rows["flops"][evidence.rows["label"] == BASE].max()
+    share = f"{budget / whole:.0%} of what the base spends"
+    return f"; validations on the way, at {budget:.3g} active FLOPs, {share}"
+
+
+def _rates(own: pd.DataFrame) -> str:
+    """Learning rates that differ among the settings: each was chosen at equal tokens."""
+    if "optimizer.lr" not in own or own["optimizer.lr"].nunique() < 2:
+        return ""
+    each = own.groupby("optimizer.lr")["c"].unique()
+    said = "; ".join(f"{lr:g} at {', '.join(f'{c:g}' for c in sorted(at))}" for lr, at in each.items())
+    return f"; learning rates, chosen at equal tokens, are {said}"
+
+
+def _shape(values: pd.DataFrame, compared: str, evidence: Evidence) -> Tested:
     lines = two_lines(values)
     as_claimed = lines.before.value < 0 < lines.after.value
     p = max(lines.before.p, lines.after.p) if as_claimed else 1.0
@@ -127,6 +160,12 @@ def _shape(values: pd.DataFrame, compared: str) -> Tested:
         f"slope of the loss up to C = {lines.turn:g} {_slope(lines.before)}, from there on "
         f"{_slope(lines.after)} ({seeds(lines.n)})"
     )
+    turn, none = (values[at].to_numpy(float) for at in (lines.turn, values.columns[0]))
+    if lines.turn > values.columns[0]:
+        same = equivalence(turn, none, margin=evidence.margin)
+        gain = ratio_in_words(same._asdict() | {"confidence": 0.9})
+        at = f"C = {lines.turn:g} against {values.columns[0]:g} {gain}"
+        measured += f"; {at}, where {percent(same.margin)} counts as equal"
 
     def judge(p: float) -> tuple[Verdict, str]:
         if p < ALPHA:
@@ -153,7 +192,7 @@ def _against(lines: TwoLines) -> str:
 
 def _equation(budgets: pd.DataFrame, metric: str) -> Tested:
     """A25 by algebra, and the rank correlation of what it predicts with what was measured."""
-    said = "dS/dC = (S + E)^r is above 0 throughout, so S is greatest at C = 1 and predicts no optimum inside"
+    said = "dΣ/dC = (S + E)^r is above 0 throughout, so Σ is greatest at C = 1 and predicts no optimum inside"
     own = budgets[budgets["budget"] == EQUAL_FLOPS]
     if len(own):
         mean = own.groupby("C")[metric].mean()

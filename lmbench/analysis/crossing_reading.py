@@ -13,7 +13,7 @@ import pandas as pd
 
 from lmbench.analysis.formats import format_power, format_si
 from lmbench.analysis.time_to_quality import COSTS, Spent, spent
-from lmbench.analysis.words import percent, seeds
+from lmbench.analysis.words import p_value, percent, seeds
 
 UNITS = {"seconds": " s"} | {cost: f" {name}" for cost, name in COSTS.items() if cost != "seconds"}
 
@@ -103,7 +103,7 @@ def _comparison(row: dict[str, Any], crossed: pd.DataFrame, confidence: float) -
 
 
 def _ratio_in_words(row: dict[str, Any], crossed: pd.DataFrame, confidence: float) -> str:
-    p = "Holm's p < 0.001" if row["p_holm"] < 0.001 else f"Holm's p = {row['p_holm']:.3f}"
+    p = f"Holm's {p_value(row['p_holm'])}"
     tested = f", log-rank test with {p}" if not math.isnan(row["p_holm"]) else ""
     if row["known"] in ("bound", "nothing"):
         counts = crossed.groupby("label")["reached"].agg(["sum", "size"])

@@ -7,7 +7,7 @@ from typing import Literal
 from scipy import stats
 
 from lmbench.analysis.aft import Bound
-from lmbench.analysis.words import capital, percent, seeds
+from lmbench.analysis.words import capital, p_value, percent, seeds
 
 Method = Literal["Welch's t", "paired t", "AFT", "AFT with one spread", "none"]
 Decided = Literal["earlier", "later", "not decided", "not reached"]
@@ -78,9 +78,9 @@ def sentence(found: Earlier) -> str:
             f"({seeds(found.n_b)}) is earlier, as onsets lie before the first evaluation or were never seen."
         )
     emerged = f"Emerged by {amount(found.budget, found.unit)}: {_share(found, 'a')}, {_share(found, 'b')}"
-    tests = [] if math.isnan(found.log_rank_p) else [f"log-rank {_p(found.log_rank_p)} of equal times"]
+    tests = [] if math.isnan(found.log_rank_p) else [f"log-rank {p_value(found.log_rank_p)} of equal times"]
     if (found.emerged_a, found.emerged_b) != (found.n_a, found.n_b):
-        tests.insert(0, f"Fisher's exact {_p(found.fisher_p)} of equal shares")
+        tests.insert(0, f"Fisher's exact {p_value(found.fisher_p)} of equal shares")
     rank = f" {capital(', '.join(tests))}." if tests else ""
     return f"{capital(where)}, in {UNIT.get(found.unit, found.unit)}: {_lead(found)}. {emerged}.{rank}"
 
@@ -123,7 +123,7 @@ def _numbers(found: Earlier, *, flip: bool) -> str:
         beyond = "no finite ratio of medians" if not 0 < ratio < math.inf else f"fitted ratio {value}"
         parts.insert(0, beyond)
     if math.isfinite(found.p):
-        parts.append(_p(found.p))
+        parts.append(p_value(found.p))
     return ", ".join([*parts, METHOD[found.method], f"{found.n_a} and {seeds(found.n_b)}"])
 
 
@@ -162,7 +162,3 @@ def _share(found: Earlier, side: Literal["a", "b"]) -> str:
 def amount(x: float, unit: str) -> str:
     """`2,000 steps`."""
     return f"{x:,.0f} {UNIT.get(unit, unit)}" if x < 1e9 else f"{x:.3g} {UNIT.get(unit, unit)}"
-
-
-def _p(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -8,7 +8,7 @@ import math
 import pandas as pd
 
 from lmbench.analysis.emerged import metric_dependence
-from lmbench.analysis.emergence_words import comparison_sentences, jump_sentences
+from lmbench.analysis.emergence_words import earlier_sentences, jump_sentences
 from lmbench.analysis.order import order_sentences
 from lmbench.analysis.planning import plan_seeds, sigma_of
 from lmbench.records import ROW_COLUMNS
@@ -129,7 +129,7 @@ def emergence_reading(
     declared = earlier[earlier["primary"]]
     parts = [
         *order_sentences(onsets, unit=unit, threshold=threshold),
-        *comparison_sentences(declared),
+        *earlier_sentences(declared),
         jump_sentences(metric_dependence(onsets, unit=unit, threshold=threshold)),
     ]
     known = ladder.merge(onsets[["task", "level"]].drop_duplicates(), on=["task", "level"])

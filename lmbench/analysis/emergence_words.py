@@ -1,13 +1,15 @@
 """What emergence says in words: comparisons beside a figure and in a reading, and which rises are jumps."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from lmbench.analysis.checks import require
 from lmbench.analysis.earlier_words import UNIT, amount, times
-from lmbench.analysis.words import capital, percent, seeds
+from lmbench.analysis.replication import ALPHA
+from lmbench.analysis.words import capital, p_value, percent, seeds
 
 MOST_SENTENCES = 20
 """Comparisons, above which a reading has a paragraph for each capability and not for each of them."""
@@ -58,14 +60,14 @@ def _far(x: float) -> str:
     return "< 0.001" if x < 1e-3 else "> 1000" if x > 1e3 else ""
 
 
-def comparison_sentences(table: pd.DataFrame) -> list[str]:
+def earlier_sentences(table: pd.DataFrame) -> list[str]:
     """What the comparisons of `earlier_table` say, one by one or, where they are many, by capability.
 
     Args:
         table: rows of one metric, threshold and unit.
     """
     if len(table) <= MOST_SENTENCES:
-        return list(table["sentence"])
+        return [f"{row['sentence']}{_adjusted(row, len(table))}" for row in table.to_dict("records")]
     first = table.iloc[0]
     said = [
         f"Times earlier by the {first['metric']} at {first['threshold']:g}, in "
@@ -86,6 +88,13 @@ def comparison_sentences(table: pd.DataFrame) -> list[str]:
     if nobody:
         said.append(f"Reached by no run of any: {', '.join(nobody)}.")
     return said
+
+
+def _adjusted(row: Mapping[str, Any], n: int) -> str:
+    """What the adjustment takes back of a sentence that says earlier or later."""
+    if row["decided"] != "not decided" or not row["p"] < ALPHA <= row["p_holm"]:
+        return ""
+    return f" Over {n} comparisons it is not decided: Holm's {p_value(row['p_holm'])}."
 
 
 def _verdicts(rows: pd.DataFrame) -> list[str]:

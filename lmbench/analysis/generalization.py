@@ -84,17 +84,19 @@ def family_table(
 
     Returns:
         family, task, within_level, level, label, n (seeds); mean, low, high of the metric on the shifted
-        level, with its chance and bayes; the same in distribution with the prefix `within_`; gap, gap_low,
-        gap_high of the normalised values, paired by seed; p of a gap of 0 by the paired t test, and
-        p_holm, adjusted over the rows of the family. With one seed intervals and p are NaN; p also
-        where all seeds lose exactly as much.
+        level, with its chance and bayes; the same in distribution with the prefix `within_`; normalised_mean
+        and normalised_within_mean; gap, gap_low, gap_high of the normalised values, paired by seed; p of a
+        gap of 0 by the paired t test, and p_holm, adjusted over the rows of the family. With one seed
+        intervals and p are NaN; p also where all seeds lose exactly as much.
 
     Raises:
         ValueError: as `gaps`.
     """
     every, by = gaps(rows, ladder, families=families, metric=metric), [*MEMBER, "label"]
     table = None
-    for column, prefix in (("value", ""), ("within", "within_"), ("gap", "gap_")):
+    prefixes = {"value": "", "within": "within_", "gap": "gap_"}
+    prefixes |= {name: f"{name}_" for name in ("normalised", "normalised_within")}
+    for column, prefix in prefixes.items():
         part = summarise(every, by=by, value=column, confidence=confidence).drop(columns="sd")
         names = {"mean": column if column == "gap" else f"{prefix}mean"}
         names |= {name: f"{prefix}{name}" for name in ("low", "high")}
@@ -111,6 +113,7 @@ def family_table(
     table["p_holm"] = table.groupby("family", sort=False)["p"].transform(lambda part: holm(part.to_numpy()))
     ends = [f"{prefix}{end}" for prefix in ("", "within_") for end in ENDS]
     first = [*by, "n", "mean", "low", "high", "within_mean", "within_low", "within_high"]
+    first += ["normalised_mean", "normalised_within_mean"]
     return table[[*first, "gap", "gap_low", "gap_high", "p", "p_holm", *ends]]
 
 

@@ -99,7 +99,8 @@ def _draw_family(
         half = 0.5 - 0.5 * GAP / slot
         for name, x in _best_shortcut(ladder, member["task"], member["level"], metric=metric):
             ax.plot([x, x], [place - half, place + half], **_SHORTCUT)
-            ax.text(x, place + half, f" {name}", size=style.SMALL, color=style.GREY, va="bottom")
+            # In the gap below the models, where no marker is.
+            ax.text(x, place + half, f" {name}", size=style.SMALL, color=style.GREY, va="center")
     ax.set_yticks(range(len(names)), names["task"] + " " + names["level"])
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(len(names) - 0.5, -0.5)

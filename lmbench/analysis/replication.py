@@ -8,10 +8,13 @@
 
 Half of "19 times" on the log scale is the square root of 19, 4.4 times. An effect is a ratio
 whose claimed side is above 1; claims that name no number are of a direction or of a band.
+
+A claim may have several parts (widths, batch sizes, arms). Its own verdict is `overall` of them, so that
+a claim of all widths is not counted as replicated at some.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from lmbench.analysis.words import capital, percent, seeds
@@ -24,6 +27,10 @@ IN_WORDS: Mapping[str, str] = {
     "INC": "inconclusive",
     "NT": "not tested",
 }
+WEAKEST: tuple[Verdict, ...] = ("NOT", "INC", "DIR", "REP")
+"""Verdicts of what was tested, the weakest first."""
+Needs = Literal["all", "any"]
+"""Which of its parts a claim needs: all, or one of them, as where it names two arms with "or"."""
 ALPHA = 0.05
 
 
@@ -34,6 +41,20 @@ class Replication(NamedTuple):
     verdict: Verdict
     measured: str
     text: str
+
+
+def overall(parts: Sequence[Verdict], *, needs: Needs) -> Verdict:
+    """The verdict on a claim of several parts; parts that were not tested decide nothing.
+
+    Of "all" it is the weakest: one part that is refuted refutes the claim. Of "any" it is the strongest, but
+    not replicated only where no part is open.
+    """
+    tested = sorted((part for part in parts if part != "NT"), key=WEAKEST.index)
+    if not tested:
+        return "NT"
+    if needs == "all":
+        return tested[0]
+    return "INC" if tested[-1] == "NOT" and len(tested) < len(parts) else tested[-1]
 
 
 def half_of(claimed: float) -> float:

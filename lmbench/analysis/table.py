@@ -120,18 +120,39 @@ def result_table(
 # ------------------------------------------------------------------ captions
 
 
-def caption(runs: pd.DataFrame, *, by: list[str], rates: int | None = None) -> str:
+def caption(runs: pd.DataFrame, *, by: list[str], rates: int | pd.DataFrame | None = None) -> str:
     """What stands below a result table: where its numbers come from, and how its rates were chosen.
 
     Args:
         runs: the per-run table behind the results, from `final_table`.
         by: columns whose values make one row of the results, such as ["label"].
-        rates: how many learning rates each model could choose from; None or 1 says nothing.
+        rates: how many learning rates each model could choose from, or the table of a `Tuning`, whose
+            grids differ where some were extended; None or 1 says nothing.
     """
     text = provenance(runs, by=by)
-    if rates is None or rates < 2:
+    if isinstance(rates, pd.DataFrame):
+        told, most = _range(rates.groupby("label", sort=False).size())
+    else:
+        told, most = f"{rates}", rates or 1
+    if most < 2:
         return text
-    return f"{text[:-1]}; learning rate chosen among {rates} per model on validation."
+    return f"{text[:-1]}; learning rate chosen among {told} per model on validation."
+
+
+def edge_note(tuning: pd.DataFrame) -> str:
+    """Which models took the highest or lowest rate that was tried for them; "" where none did.
+
+    Args:
+        tuning: the table of a `Tuning`.
+    """
+    at = tuning[tuning["chosen"] & tuning["on_edge"]]
+    if at.empty:
+        return ""
+    named = ", ".join(f"{row.label} ({row.lr:g})" for row in at.itertuples())
+    return (
+        f"The search of learning rates ended at its edge for {named}: beyond it a rate may be better, and so "
+        "may they be."
+    )
 
 
 def provenance(table: pd.DataFrame, *, by: list[str]) -> str:

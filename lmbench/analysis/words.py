@@ -37,8 +37,13 @@ def difference_in_words(
     value, bottom, top = in_digits(difference, low, high, signed=True)
     if not bottom:
         return f"{value} {unit} ({seeds(n)})"
-    p = "p < 0.001" if p_holm < 0.001 else f"p = {p_holm:.3f}"
-    return f"{value} {unit} ({percent(confidence)} interval {bottom} to {top}, Holm's {p}, {seeds(n)})"
+    spread = f"{percent(confidence)} interval {bottom} to {top}"
+    return f"{value} {unit} ({spread}, Holm's {p_value(p_holm)}, {seeds(n)})"
+
+
+def p_value(p: float) -> str:
+    """`p = 0.012`, and below a thousandth `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def percent(confidence: float) -> str:
