@@ -9,10 +9,18 @@ from scipy import stats
 
 from lmbench.analysis import distillation_figures as figures
 from lmbench.analysis.compression import joint_table, log_ratio, size_ratio, size_table, sweep_table
-from lmbench.analysis.compression_speed import arithmetic_table, fewer_macs, promise_table, speed_table
+from lmbench.analysis.compression_speed import (
+    arithmetic_table,
+    fewer_macs,
+    launch_sentence,
+    promise_table,
+    speed_table,
+    times_note,
+)
 from lmbench.analysis.distillation_arms import factorial_cells, factors_of, settings_of
 from lmbench.analysis.readable import readable
 from lmbench.analysis.temperature_grid import block_test, grid_sentences, grid_table, grid_tests
+from lmbench.layers.quantizer_grids import Grid
 
 N = 100_000  # parameters of a student
 GRID = [f"tau={tau} alpha={alpha}" for tau in (1, 2, 4) for alpha in (0, 0.5)]
@@ -151,9 +159,11 @@ def test_promises_stand_beside_what_was_counted_and_measured():
     arithmetic = arithmetic_table(runs, speeds=speeds)
     table = promise_table(files, runs=runs, quantised="Q", pruned="P", arithmetic=arithmetic, speeds=speeds)
     assert table["how"].tolist() == [
-        "claimed", "packed file", "claimed", "multiply-adds", "seconds, float32", "seconds, csr",
+        "claimed", "packed file", "claimed", "multiply-adds", "seconds, float32 (zeros multiplied)",
+        "seconds, csr",
     ]  # fmt: skip
     assert table["ratio"].tolist() == pytest.approx([8, 4 / 1.01, 10, 1 / 0.28, 1, 2])
+    assert table["n"].tolist() == [0, 3, 0, 0, 3, 3]
     assert promise_table(files, runs=runs, quantised="Q")["kind"].tolist() == ["claimed", "measured"]
 
 
@@ -232,6 +242,10 @@ def test_the_grid_tests_temperature_and_balance_each_over_the_other():
     assert (tests["p_holm"] < 0.05).all()
     said = grid_sentences(tests, unit="bits per byte")
     assert said[0].startswith("The temperature changes the loss: its 3 levels lie 0.0")
+    # The best level is of means over the rest; the best arm is named beside it.
+    assert (
+        "lowest mean over the other settings is at 2, and the best arm of all is tau=2 alpha=0.5" in said[0]
+    )
     assert "Holm's p < 0.001, 3 seeds" in said[0]
     table = grid_table(runs)
     assert table[["tau", "alpha"]].to_numpy().tolist() == [[t, a] for t in (1, 2, 4) for a in (0, 0.5)]
@@ -248,6 +262,44 @@ def test_a_setting_is_tested_where_all_of_its_levels_were_run():
 
 
 # ------------------------------------------------------------------ figures
+
+
+def test_passes_that_take_as_long_with_many_texts_say_nothing_of_arithmetic():
+    times = timings(hard=[("float32", 0.002)])
+    both = pd.concat([times, times.assign(batch=64)], ignore_index=True)
+    assert launch_sentence(both) == (
+        "A pass of hard in float32 takes 2 ms with 1 and 2 ms with 64 texts at once: that is the time of "
+        "starting kernels, so these seconds say nothing of arithmetic."
+    )
+    longer = both.assign(seconds=both["seconds"] * both["batch"])
+    assert launch_sentence(longer).endswith("2 ms with 1 and 1.3e+02 ms with 64 texts at once.")
+
+
+def test_a_caption_says_of_times_the_device_the_texts_and_how_many_there_are():
+    rows = timings(hard=[("float32", 0.002)]).assign(device="cpu: test", length=128, n=15)
+    assert times_note(rows) == "Times: cpu: test, 1 text of 128 tokens a pass, 15 repeats, n = 3 runs an arm."
+
+
+def test_a_sweep_figure_shows_the_differences_at_many_bits_on_an_axis_of_their_own():
+    arms = ["hard", *(f"bits={bits} ptq mse" for bits in (2, 4, 8))]
+    fig = figures.sweep_panel(study(arms)[0], levels=("hard",))
+    whole, near = fig.axes
+    assert near.get_ylim()[1] - near.get_ylim()[0] < whole.get_ylim()[1] - whole.get_ylim()[0]
+    assert [len(ax.get_xticks()) for ax in fig.axes] == [3, 2]
+    assert "Right: from 3 bits on, with an axis of its own." in fig.caption
+    assert len(figures.sweep_panel(study(["hard", "bits=4 qat", "bits=8 qat"])[0]).axes) == 1
+
+
+def test_two_bits_after_training_are_said_to_be_three_values_and_trained_ones_are_not():
+    rows = study(["hard", "bits=2 ptq mse", "bits=8 ptq mse"])[0]
+    note = "After training, 2 bits have the three values of a symmetric grid, as 1.58 bits have."
+    assert note in figures.sweep_panel(rows).caption
+    assert figures.sweep_note(rows["label"], "bits") == note
+    assert figures.sweep_note(["bits=2 qat", "bits=4 gptq"], "bits") == ""
+    assert figures.sweep_note(rows["label"], "density") == ""
+    # As the grids of the layers have it.
+    two, ternary = Grid.symmetric(2.0), Grid.symmetric(1.58)
+    assert (two.low, two.high) == (ternary.low, ternary.high) == (-1, 1)
 
 
 def test_a_sweep_figure_draws_a_line_a_method_and_the_levels_it_is_compared_with():
@@ -277,9 +329,15 @@ def test_the_figure_of_promises_tells_claimed_counted_and_measured_apart():
         "size, 8 bits (Q): claimed", "packed file", "compute, 90% zeros (P): claimed", "multiply-adds",
     ]  # fmt: skip
     assert "compute, 90% zeros (P): multiply-adds 3.57 (counted)" in fig.alt
+    assert "bars are 95% intervals over n = 3 seeds or timings" in fig.caption
+    assert figures.promise_panel(table, note="Times: one.").caption.endswith("Times: one.")
 
 
 def test_the_figure_of_sizes_names_the_file_furthest_off():
     fig = figures.size_panel(study()[1])
     assert "The furthest is +1.0% off." in fig.caption
+    assert fig.caption.startswith(f"n = {3 * len(ARMS)} packed files of {len(ARMS)} arms, 3 seeds each")
+    # All files are larger than predicted: the axis does not reach as far below 0 as above it.
+    low, high = fig.axes[0].get_ylim()
+    assert -0.6 < low < 0 and 1 < high < 2
     assert fig.svg() == figures.size_panel(study()[1]).svg()

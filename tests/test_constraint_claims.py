@@ -584,4 +584,6 @@ def test_a_claim_of_all_widths_is_not_replicated_at_some():
     assert overall(["NOT", "REP"], needs="any") == "REP"
     assert overall(["NOT", "NOT"], needs="any") == "NOT"
     assert overall(["NOT", "NT"], needs="any") == "INC", "what was not tested may hold"
+    assert overall(["REP", "NT"], needs="all") == "INC", "what was not tested may not"
+    assert overall(["NOT", "NT"], needs="all") == "NOT"
     assert overall(["NT"], needs="all") == overall([], needs="any") == "NT"

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from lmbench.analysis import distillation_formulas as formulas
+from lmbench.analysis import distillation_own as own
 from lmbench.analysis.distillation_claims import findings
 from lmbench.analysis.distillation_evidence import Evidence
 from lmbench.measure import distillation_counts as counts
@@ -74,14 +75,15 @@ def test_heads_cost_no_multiply_adds_and_both_published_computes_say_they_do(cou
 
 def test_the_size_of_the_teacher_is_the_one_law_that_holds(counted):
     found = findings(Evidence(runs=pd.DataFrame({"label": []}), formulas=counted))
-    verdicts = {one.claim: one.verdict for _, one in found if "grow" in one.claim}
-    assert {claim for claim, verdict in verdicts.items() if not claim.endswith(", corrected")
-            and verdict == "REP"} == {
+    grown = [one for one in found if "grow" in one.what.claim]
+    assert [one.what.claim for one in grown if one.verdict == "replicated"] == [
         "the teacher's size and compute grow as V d + L d^2 and n L h d^2, parameters"
-    }  # fmt: skip
-    corrected = [verdict for claim, verdict in verdicts.items() if claim.endswith(", corrected")]
-    assert corrected == ["REP"] * 6
-    assert "NT" not in verdicts.values()
+    ]
+    # What corrects them is nobody's claim: it holds, and is not replicated.
+    assert [one.verdict for one in grown if one.kind == "own"] == ["holds"] * 6
+    assert all(one.what.claim.endswith(", corrected") for one in grown if one.kind == "own")
+    # Of two quantities one is right, and the claim of both is not.
+    assert [one.verdict for one in grown if (one.number, one.kind) == ("C3", "claim")] == ["not replicated"]
 
 
 def frame(first, second, counted, *, reading="", quantity="bytes"):
@@ -109,7 +111,7 @@ def test_a_symbol_without_a_meaning_is_read_in_the_kindest_way():
     near = frame([1.0, 2.0, 4.0], 0.0, [3.0, 6.0, 12.0], reading="S = layers")
     both = pd.concat([off, near], ignore_index=True)
     assert set(formulas.kindest(both)["reading"]) == {"S = layers"}
-    (as_written, _) = formulas.formula(Evidence(runs=pd.DataFrame(), formulas=both), number="C1")
+    (as_written,) = formulas.formula(Evidence(runs=pd.DataFrame(), formulas=both), number="C1")
     assert as_written.verdict == "REP"
     assert as_written.measured == (
         "over 3 shapes its ratio to the count varies 1 times, where S = layers, the kindest of 2 readings"
@@ -130,8 +132,9 @@ def test_powers_are_slopes_of_logarithms():
 def test_two_quantities_of_a_claim_are_judged_apart():
     both = pd.concat([frame([1.0, 2.0, 4.0], 0.0, [3.0, 6.0, 12.0]),
                       frame([1.0, 2.0, 4.0], 0.0, [3.0, 3.0, 3.0], quantity="parameters")])  # fmt: skip
-    found = formulas.formula(Evidence(runs=pd.DataFrame(), formulas=both), number="C1")
+    given = Evidence(runs=pd.DataFrame(), formulas=both)
+    found = [*formulas.formula(given, number="C1"), *own.corrected(given, number="C1")]
     assert [(one.claim.rpartition("q")[2], one.verdict) for one in found] == [
-        (", bytes", "REP"), (", bytes, corrected", "REP"),
-        (", parameters", "NOT"), (", parameters, corrected", "REP"),
+        (", bytes", "REP"), (", parameters", "NOT"),
+        (", bytes, corrected", "REP"), (", parameters, corrected", "REP"),
     ]  # fmt: skip

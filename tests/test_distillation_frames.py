@@ -113,9 +113,12 @@ def test_the_evidence_has_the_teacher_at_every_seed_and_a_regret_in_shares():
     # By the bound a, whose test loss is 2; by validation b, whose is 1; the mean of all is 1.5.
     assert given.regret.value == pytest.approx(1 / 1.5)
     assert given.coverage["form"].tolist() == ["seed"]
-    verdicts = {number: one.verdict for number, one in findings(given) if number in ("C6", "C13")}
-    assert verdicts == {"C6": "NOT", "C13": "NOT"}
+    found = [one for one in findings(given) if one.kind == "claim" and one.number in ("C6", "C13")]
+    assert [one.verdict for one in found] == ["not replicated"] * 2
     agreement = pd.DataFrame({"student": ["hard0", "hard1"], "student_ece": [0.1, 0.2]})
+    sure = agreement.assign(student_confidence=[0.5, 0.5], student_accuracy=[0.25, 0.75])
+    more = frames.assembled(table, files=made, agreement=sure).runs
+    assert more.loc[more["label"] == "hard", "overconfidence"].tolist() == [0.25, -0.25]
     calibrated = frames.assembled(table, files=made, agreement=agreement).runs
     assert calibrated.loc[calibrated["label"] == "hard", "ece"].tolist() == [0.1, 0.2]
     with pytest.raises(ValueError, match="got 2 runs of it"):

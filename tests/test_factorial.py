@@ -18,6 +18,7 @@ from lmbench.analysis.distillation_arms import (
 )
 from lmbench.analysis.factorial import cell_table, effect_sentences, effects, effects_panel, superadditivity
 from lmbench.analysis.factorial_design import design_of, fraction_of
+from lmbench.analysis.factorial_simple import simple_effects, simple_sentences
 from lmbench.analysis.interaction import interaction
 
 METRIC = "bits_per_byte"
@@ -133,6 +134,31 @@ def test_effects_are_exact_without_noise_and_an_interaction_is_half_of_what_one_
     assert rest["difference"].to_numpy() == pytest.approx(0, abs=1e-12)
 
 
+def test_simple_effects_are_those_without_the_other_factor_and_with_it():
+    table = simple_effects(
+        runs(factorial_cells(), {("KD",): -0.08, ("P", "KD"): 0.09}), factor="KD", given="P"
+    )
+    assert table["difference"].tolist() == pytest.approx([-0.08, 0.01])
+    assert table["is_on"].tolist() == [False, True] and set(table["aliases"]) == {""}
+    half = simple_effects(runs(HALF, {}), factor="KD", given="P")
+    assert half["aliases"].tolist() == ["Q×ENT", "Q×ENT"]
+    with pytest.raises(ValueError, match="unknown factor of the design 'ENT'; accepted: P, Q"):
+        simple_effects(runs(["hard", "Q", "P", "Q+P"], {}), factor="ENT", given="P")
+
+
+def test_an_interaction_is_half_the_difference_of_its_simple_effects():
+    rows = runs(factorial_cells(), {("P", "KD"): 0.3}, noise=0.01, seeds=4)
+    apart = simple_effects(rows, factor="KD", given="P")["difference"]
+    assert found(effects(rows), "P×KD")["difference"] == pytest.approx((apart[1] - apart[0]) / 2)
+
+
+def test_a_decided_interaction_is_told_with_both_simple_effects():
+    rows = runs(factorial_cells(), {("KD",): -0.08, ("P", "KD"): 0.09}, noise=1e-4, seeds=3)
+    (said,) = simple_sentences(rows, effects(rows), unit="bits per byte")
+    assert said.startswith("P×KD apart: KD without P −0.0") and ", with P +0.0" in said
+    assert simple_sentences(runs(HALF, {}), effects(runs(HALF, {})), unit="bits per byte") == []
+
+
 def test_in_the_half_an_effect_is_the_sum_of_its_aliases():
     table = effects(runs(HALF, {("Q", "KD"): 0.04, ("P", "ENT"): 0.06}))
     row = found(table, "Q×KD")
@@ -216,6 +242,7 @@ def test_sentences_say_the_side_the_interval_and_the_aliases():
     rows = runs(HALF, {("P",): 0.2, ("KD",): -0.2}, noise=0.01, seeds=5, rng=rng)
     said = effect_sentences(effects(rows), unit="bits per byte")
     assert len(said) == 7
+    assert ": half the difference of differences is " in said[4] and "half" not in said[1]
     assert said[1].startswith("P (together with Q×KD×ENT) worsens the score on average: +0.2")
     assert said[2].startswith("KD (together with Q×P×ENT) improves the score on average: −0.")
     assert "5 seeds" in said[0]

@@ -288,7 +288,7 @@ def test_rows_of_arms_and_seeds_are_what_tables_and_choices_read(plain, store):
     assert table["arm"].tolist() == list(arms) and table["seeds"].tolist() == [2, 2]
     assert table["bytes"].iloc[1] < table["bytes"].iloc[0] and set(table["vacuous"]) == {"yes"}
     assert "each holds with probability 0.95" in bounds_caption(found)
-    assert bounds_reading(found).startswith("Every Occam bound is vacuous (0 of 2 arms)")
+    assert bounds_reading(found).startswith("All Occam bounds are vacuous (2 of 2 arms)")
     regret = selection_regret(found, unit="nats per token")
     assert regret.choices["by_bound"].tolist() == ["coarse", "coarse"]
 

@@ -84,17 +84,17 @@ def bounds_reading(rows: pd.DataFrame) -> str:
     table = bounds_table(rows)
     useful = table.loc[table["vacuous"] == "no", "arm"].tolist()
     partly = table.loc[~table["vacuous"].isin(["no", "yes"]), "arm"].tolist()
-    said = (
-        f"Occam bounds are below chance for {', '.join(useful)}" if useful else "Every Occam bound is vacuous"
-    )
-    if partly:
-        some = f"some seeds of {', '.join(partly)}"
-        said = f"{said} and {some}" if useful else f"Occam bounds are below chance for {some} only"
+    said = f"All Occam bounds are vacuous ({len(table)} of {len(table)} arms)"
+    if useful or partly:
+        some = [f"some seeds of {', '.join(partly)}"] if partly else []
+        told = " and ".join([*([", ".join(useful)] if useful else []), *some])
+        seeds_told = " in all seeds" if partly else ""
+        said = f"Occam bounds are below chance for {told} ({len(useful)} of {len(table)} arms{seeds_told})"
     best = table.loc[table["Occam bound"].idxmin()]
     above = rows["held_out"] < rows["occam"]
     tighter = "every" if above.all() else f"{int(above.sum())} of {len(rows)}"
     return (
-        f"{said} ({len(useful)} of {len(table)} arms). The lowest is that of {best['arm']}, "
+        f"{said}. The lowest is that of {best['arm']}, "
         f"{best['Occam bound']:.3g} at {best['bytes']:,} bytes, where chance is {best['chance']:.3g} and the "
         f"held-out bound {best['held-out bound']:.3g} {rows['unit'].iloc[0]}. The held-out bound is the "
         f"tighter in {tighter} case{'' if tighter == 'every' else 's'}: to know the risk of one file, test "

@@ -20,6 +20,9 @@ CLAIMED_MACS = 10.0  # "10x or more due to 90% sparsity"
 BASE_FORM = "float32"
 EXACT = (BASE_FORM, "csr", "2:4")
 """Forms that leave the weights as they are: what else they save is not what few bits save."""
+SKIPPING = ("csr", "2:4")
+"""Of these, the forms that leave zeros out; a dense pass multiplies them all."""
+NO_KERNEL = f"no kernel that skips zeros ({' or '.join(SKIPPING)}) ran"
 
 
 def speed_table(
@@ -62,6 +65,49 @@ def speed_table(
 def exact_speeds(speeds: pd.DataFrame, arm: str) -> pd.DataFrame:
     """The rows of `speed_table` that say what zeros save: of one arm, in the forms that are `EXACT`."""
     return speeds[(speeds["label"] == arm) & speeds["form"].isin(EXACT)]
+
+
+def skipping_speeds(speeds: pd.DataFrame, arm: str) -> pd.DataFrame:
+    """The rows of `speed_table` of one arm in the forms that skip zeros, if any ran."""
+    return speeds[(speeds["label"] == arm) & speeds["form"].isin(SKIPPING)]
+
+
+def times_note(latency: pd.DataFrame, *, batch: int | None = None) -> str:
+    """What a caption says of times: device, texts and tokens of a pass, repeats, and how many runs of an arm.
+
+    Args:
+        latency: as in `speed_table`, of forms that exist, with device, length and n (repeats).
+        batch: of the times; None takes the smallest that there is.
+    """
+    for column in ("device", "length", "n", "label", "form", "batch"):
+        require(latency, column)
+    batch = int(latency["batch"].min()) if batch is None else batch
+    rows = latency[latency["batch"] == batch]
+    runs = sorted(set(rows.groupby(["label", "form"]).size()))
+    counts = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
+    devices, lengths, repeats = (
+        ", ".join(map(str, dict.fromkeys(rows[x]))) for x in ("device", "length", "n")
+    )
+    return (
+        f"Times: {devices}, {batch} {'text' if batch == 1 else 'texts'} of {lengths} tokens a pass, "
+        f"{repeats} repeats, n = {counts} run{'s' * (counts != '1')} an arm."
+    )
+
+
+def launch_sentence(latency: pd.DataFrame, *, label: str = HARD, most: float = 1.5) -> str:
+    """How long a pass takes with few texts and with many; where hardly longer, that it is not arithmetic.
+
+    Args:
+        latency: as in `speed_table`, of forms that exist.
+        most: how many times longer counts as hardly.
+    """
+    rows = latency[(latency["label"] == label) & (latency["form"] == BASE_FORM)]
+    means = np.exp(np.log(rows["seconds"].astype(float)).groupby(rows["batch"]).mean())
+    told = [f"{1e3 * value:.2g} ms with {batch}" for batch, value in means.items()]
+    said = f"A pass of {label} in {BASE_FORM} takes {' and '.join(told)} texts at once"
+    if len(means) < 2 or means.iloc[-1] > most * means.iloc[0]:
+        return f"{said}."
+    return f"{said}: that is the time of starting kernels, so these seconds say nothing of arithmetic."
 
 
 def arithmetic_table(
@@ -114,7 +160,7 @@ def promise_table(
     arithmetic: pd.DataFrame | None = None,
     speeds: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """The sketch's two promises beside what came out: what (with the arm), kind, how, ratio, low, high.
+    """The sketch's two promises beside what came out: what (with the arm), kind, how, ratio, low, high, n.
 
     Args:
         artifacts: label, init_seed, bytes.
@@ -128,17 +174,20 @@ def promise_table(
         ValueError: an arm that was not packed.
     """
     what, none = (f"size, 8 bits ({quantised})", f"compute, 90% zeros ({pruned})"), (math.nan, math.nan)
-    rows: list[tuple[str, str, str, float, float, float]] = []
+    rows: list[tuple[str, str, str, float, float, float, int]] = []
     if quantised is not None:
         size = size_ratio(artifacts, runs, label=quantised)
-        rows.append((what[0], "claimed", "claimed", CLAIMED_SIZE, *none))
-        rows.append((what[0], "measured", "packed file", size.value, size.low, size.high))
+        rows.append((what[0], "claimed", "claimed", CLAIMED_SIZE, *none, 0))
+        rows.append((what[0], "measured", "packed file", size.value, size.low, size.high, size.n))
     if pruned is not None:
-        rows.append((what[1], "claimed", "claimed", CLAIMED_MACS, *none))
+        rows.append((what[1], "claimed", "claimed", CLAIMED_MACS, *none, 0))
         if arithmetic is not None and "fewer multiply-adds" in arithmetic:
             counted = arithmetic.set_index("arm")["fewer multiply-adds"].get(pruned, math.nan)
-            rows.append((what[1], "counted", "multiply-adds", counted, *none))
+            rows.append((what[1], "counted", "multiply-adds", counted, *none, 0))
         for row in () if speeds is None else exact_speeds(speeds, pruned).itertuples():
-            rows.append((what[1], "measured", f"seconds, {row.form}", row.ratio, row.low, row.high))
-    table = pd.DataFrame(rows, columns=["what", "kind", "how", "ratio", "low", "high"])
+            note = "" if row.form in SKIPPING else " (zeros multiplied)"
+            rows.append(
+                (what[1], "measured", f"seconds, {row.form}{note}", row.ratio, row.low, row.high, row.n)
+            )
+    table = pd.DataFrame(rows, columns=["what", "kind", "how", "ratio", "low", "high", "n"])
     return table[table["ratio"].notna()].reset_index(drop=True)

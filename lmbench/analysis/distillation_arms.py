@@ -88,6 +88,22 @@ def with_settings(runs: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(**{name: settings[name] for name in settings})
 
 
+def is_rounded_after(label: str) -> bool:
+    """Whether an arm's weights are rounded after training: `bits=2 ptq mse`, `bits=2 gptq`."""
+    return str(settings_of(label).get("method", "")).startswith(("ptq", "gptq"))
+
+
+def rounding_note(labels: Iterable[str]) -> str:
+    """That 2 bits after training are three values, where an arm has them; "" where none does.
+
+    Weights are rounded after training to codes that lie symmetrically around 0 (`layers.quantizer_grids`):
+    of the four values of 2 bits one is never used, which a learned scale in training does use.
+    """
+    if any(is_rounded_after(label) and settings_of(label).get("bits") == 2 for label in labels):
+        return "after training, 2 bits have the three values of a symmetric grid, as 1.58 bits have"
+    return ""
+
+
 def family_of(label: str) -> str:
     """The one of `FAMILIES` that an arm belongs to, by its name."""
     if label in _FAMILIES:

@@ -1,7 +1,8 @@
 """What the claims about quantised distillation are judged by, and how a judgement is made and said.
 
 Every kind of evidence but the runs may be missing: a claim that needs it is then not tested, and says
-what was missing. Verdicts are those of `replication`; where a claim has parts, it has its weakest verdict.
+what was missing. Verdicts are those of `replication`. A formula or theorem of lmbench's own, which no source
+claimed, is checked: it holds or it does not.
 """
 
 import math
@@ -19,13 +20,26 @@ from lmbench.analysis.factorial import effects
 from lmbench.analysis.factorial_design import fraction_of
 from lmbench.analysis.formats import METRICS
 from lmbench.analysis.intervals import Estimate
-from lmbench.analysis.replication import Replication, Verdict, judge_direction, not_tested, sentence
+from lmbench.analysis.replication import (
+    Replication,
+    Verdict,
+    judge_direction,
+    not_tested,
+    overall,
+    sentence,
+)
 from lmbench.analysis.stats import paired_differences
-from lmbench.analysis.words import difference_in_words, percent, seeds
+from lmbench.analysis.words import capital, difference_in_words, percent, seeds
 
 UNIT = "init_seed"
-WEAKEST: tuple[Verdict, ...] = ("NOT", "INC", "DIR", "REP")
 CONFIDENCE = 0.95
+HOLDS: Mapping[str, str] = {
+    "REP": "holds",
+    "NOT": "does not hold",
+    "INC": "not decided",
+    "NT": "not tested",
+}
+"""Verdicts on what no source claimed: lmbench's own formulas and theorems."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +48,8 @@ class Evidence:
 
     runs: pd.DataFrame
     """One row a run: label, init_seed, the metric, nll, accuracy, parameters, density, effective_density,
-    train_flops, teacher_flops, all_flops; where measured macs, nonzero_macs, ece, ood_bits_per_byte."""
+    train_flops, teacher_flops, all_flops; where measured macs, nonzero_macs, ece, overconfidence
+    (mean confidence less accuracy), ood_bits_per_byte."""
     artifacts: pd.DataFrame | None = None
     """One row a packed file: label, init_seed, bytes, predicted_bytes, float_ and packed_bits_per_byte."""
     speeds: pd.DataFrame | None = None
@@ -84,9 +99,9 @@ def judged(claim: str, verdict: Verdict, measured: str) -> Replication:
     return Replication(claim, verdict, measured, sentence(claim, verdict, measured))
 
 
-def weakest(verdicts: Sequence[Verdict]) -> Verdict:
-    """The verdict of a claim all of whose parts must hold."""
-    return min(verdicts, key=WEAKEST.index)
+def checked(claim: str, verdict: Verdict, measured: str) -> Replication:
+    """A formula or theorem of lmbench's own, and what it rests on."""
+    return Replication(claim, verdict, measured, f"{capital(claim)}: {HOLDS[verdict]} ({measured}).")
 
 
 def pair(evidence: Evidence, a: str, b: str, *, value: str = "") -> Any:
@@ -136,7 +151,7 @@ def lower(
         low, high = sorted((side * row.low, side * row.high)) if row.n > 1 else (np.nan, np.nan)
         verdicts.append(judge_direction(low, high, p_adjusted=row.p_holm))
         said.append(f"{row.a} less {row.b} {in_words(row, unit)}")
-    return judged(claim, weakest(verdicts), "; ".join([*said, *filter(None, [note])]))
+    return judged(claim, overall(verdicts, needs="all"), "; ".join([*said, *filter(None, [note])]))
 
 
 def in_words(row: Any, unit: str) -> str:

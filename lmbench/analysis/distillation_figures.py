@@ -4,7 +4,8 @@ One row a run in, a `Chart` out; a marker is a mean over seeds and its bar the t
 temperature and ratios are multiplicative, so their axes are logarithmic; losses are not.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,11 +15,28 @@ from matplotlib.lines import Line2D
 from lmbench.analysis import axes, chart, style
 from lmbench.analysis.against_panel import means_caption
 from lmbench.analysis.checks import require
-from lmbench.analysis.distillation_arms import FAMILIES, HARD, SMALL, TEACHER, family_of, with_settings
+from lmbench.analysis.distillation_arms import (
+    FAMILIES,
+    HARD,
+    SMALL,
+    TEACHER,
+    family_of,
+    rounding_note,
+    with_settings,
+)
+from lmbench.analysis.distillation_lines import (
+    draw_levels,
+    draw_lines,
+    level_handles,
+    line_handles,
+    sweep_looks,
+)
 from lmbench.analysis.formats import METRICS
 from lmbench.analysis.front_panel import LOOKS
+from lmbench.analysis.intervals import t_interval
 from lmbench.analysis.stats import summarise
 from lmbench.analysis.table import provenance
+from lmbench.analysis.words import capital, seeds
 
 AXES = {
     "bits": "bits of a weight",
@@ -26,18 +44,8 @@ AXES = {
     "tau": "temperature",
     "alpha": "alpha (share of the targets)",
 }
-METHODS = {
-    "qat": style.Look("#0173b2", "o", "-"),
-    "ptq absmax": style.Look("#de8f05", "s", (0, (5, 2))),
-    "ptq mse": style.Look("#029e73", "^", (0, (6, 2, 1.5, 2))),
-    "gptq": style.Look("#d55e00", "D", (0, (1.5, 1.5))),
-    "ptq": style.Look("#ca9161", "v", (0, (5, 2))),
-    "equal bytes": style.Look("#cc78bc", "P", (0, (3, 1.5))),
-}
-"""Of each way to quantise; others take a place by their name."""
-_ORDERED = ("#222222", "#0173b2", "#56b4e9", "#de8f05", "#ca9161", "#d55e00", "#cc78bc")
-_ORDERED_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_LEVELS = {HARD: (0, (4, 2.5)), SMALL: (0, (1, 1.5)), TEACHER: (0, (6, 2, 1.5, 2))}
+NEAR = {"bits": 3}
+"""Levels from which on a sweep has a second panel: below them a loss is far above all others."""
 _KINDS = {"claimed": ("D", "white"), "counted": ("s", style.GREY), "measured": ("o", style.INK)}
 
 
@@ -70,47 +78,57 @@ def sweep_panel(
     lines = rows[by].fillna("") if by in rows else pd.Series("", index=rows.index)
     rows = rows.assign(line=lines.map(lambda value: f"{value:g}" if isinstance(value, float) else str(value)))
     points = summarise(rows, by=["line", setting], value=metric).sort_values(setting)
-    looks = _looks(points, by)
+    near = points[points[setting] >= NEAR.get(setting, math.inf)]
+    has_near = near[setting].nunique() > 1 and len(near) < len(points)
+    looks = sweep_looks(points, by)
     with style.context():
-        fig, (ax,) = chart.new(width=style.COLUMN_WIDTH, height=2.5)
-        handles = []
-        for at, (name, look) in enumerate(looks.items()):
-            line = points[points["line"] == name]
-            bars = {"yerr": axes.errors(line), "ms": 3.8, **axes.ERROR_BAR}
-            drawn = {"color": look.color, "marker": look.marker, "ls": look.linestyle}
-            # Side by side, so that no interval hides another.
-            aside = 0.025 * (at - (len(looks) - 1) / 2)
-            x = line[setting] + aside if setting == "alpha" else line[setting] * 2**aside
-            ax.errorbar(x, line["mean"], **drawn, **bars)
-            handles.append(Line2D([], [], **drawn, label=_line_name(by, name)))
-        handles += _draw_levels(ax, runs, levels, metric)
-        axes.measured_ticks(ax, sorted(set(points[setting])), is_log=setting != "alpha")
-        ax.set_xlabel(AXES.get(setting, setting))
-        ax.set_ylabel(f"{split} {METRICS.get(metric, metric)}")
-        ax.margins(y=0.1)
+        fig, panels = _panels(2 if has_near else 1)
+        for ax, shown in zip(panels, (points, near), strict=False):
+            draw_lines(ax, shown, looks, setting=setting)
+            draw_levels(ax, runs, levels, metric, within=near if ax is not panels[0] else None)
+            axes.measured_ticks(ax, sorted(set(shown[setting])), is_log=setting != "alpha")
+            ax.set_xlabel(AXES.get(setting, setting))
+            ax.margins(y=0.1)
+        panels[0].set_ylabel(f"{split} {METRICS.get(metric, metric)}")
+        handles = [*line_handles(looks, by), *level_handles(runs, levels)]
         chart.add_legend(fig, [handle for handle in handles if handle.get_label()] or handles)
         said = "; ".join(
             f"{row.line} {getattr(row, setting):g}: {row.mean:.3g}" for row in points.itertuples()
         )
         source = provenance(rows, by=["label"]).partition("; ")[2]
-        return chart.finish(
-            fig,
-            caption=f"{means_caption(points['n'], 0.95)} {source}".strip(),
-            alt=f"{metric} against {AXES.get(setting, setting)}: {said}.",
-        )
+        right = f"Right: from {NEAR[setting]:g} {setting} on, with an axis of its own." if has_near else ""
+        told = [means_caption(points["n"], 0.95), right, sweep_note(rows["label"], setting), source]
+        alt = f"{metric} against {AXES.get(setting, setting)}: {said}."
+        return chart.finish(fig, caption=" ".join(filter(None, told)), alt=alt)
 
 
-def promise_panel(promises: pd.DataFrame) -> chart.Chart:
+def _panels(n: int) -> tuple[chart.Chart, list[Axes]]:
+    """One panel, or several with an axis of the loss each: at few bits it would squeeze all else."""
+    width = style.COLUMN_WIDTH if n == 1 else style.PAGE_WIDTH * 0.85
+    fig, (first,) = chart.new(width=width, height=2.5)
+    places = fig.add_gridspec(1, n)
+    first.set_subplotspec(places[0])
+    return fig, [first, *(fig.add_subplot(places[at]) for at in range(1, n))]
+
+
+def sweep_note(labels: Iterable[str], setting: str) -> str:
+    """What a caption has to say of a sweep beside its numbers; "" where nothing."""
+    note = rounding_note(labels) if setting == "bits" else ""
+    return f"{capital(note)}." if note else ""
+
+
+def promise_panel(promises: pd.DataFrame, *, note: str = "") -> chart.Chart:
     """What was claimed, counted and measured, in times less, on one log axis: a line a promise.
 
     Args:
         promises: from `compression_speed.promise_table`: what, kind (claimed, counted or measured), how,
-            ratio, low, high.
+            ratio, low, high, n.
+        note: ends the caption, such as `compression_speed.times_note`.
 
     Raises:
         ValueError: no promises, or an unknown column.
     """
-    for column in ("what", "kind", "how", "ratio", "low", "high"):
+    for column in ("what", "kind", "how", "ratio", "low", "high", "n"):
         require(promises, column)
     rows = promises.reset_index(drop=True)
     names = [f"{row.what}: {row.how}" for row in rows.itertuples()]
@@ -142,7 +160,10 @@ def promise_panel(promises: pd.DataFrame) -> chart.Chart:
             f"{name} {ratio:.3g} ({kind})"
             for name, ratio, kind in zip(names, rows["ratio"], rows["kind"], strict=True)
         )
-        caption = "Ratios to the dense student in float32; bars are 95% intervals over seeds or timings."
+        n = sorted(set(rows.loc[rows["kind"] == "measured", "n"].astype(int)))
+        told = "" if not n else f"{n[0]}" if len(n) == 1 else f"{n[0]} to {n[-1]}"
+        bars = f"; bars are 95% intervals over n = {told} seeds or timings" if told else ""
+        caption = f"Ratios to the dense student in float32{bars}. {note}".strip()
         return chart.finish(fig, caption=caption, alt=f"Times less: {said}.")
 
 
@@ -168,43 +189,24 @@ def size_panel(artifacts: pd.DataFrame) -> chart.Chart:
                 ms=4, alpha=0.8,
             )  # fmt: skip
         axes.log_axis(ax, rows["predicted_bytes"], max_labels=4)
-        edge = max(1.0, float(100 * off.abs().max()) * 1.15)
-        ax.set_ylim(-edge, edge)
+        # The line of no difference, the files, and little else.
+        low, high = min(0.0, float(100 * off.min())), max(0.0, float(100 * off.max()))
+        room = max(0.5, 0.08 * (high - low))
+        ax.set_ylim(low - room, high + room)
         ax.set_xlabel("predicted file (bytes)")
         ax.set_ylabel("packed less predicted (%)")
         chart.add_legend(fig, chart.legend_handles({name: LOOKS[name] for name in families}, lines=False))
         worst = f"The furthest is {off.loc[off.abs().idxmax()]:+.1%} off.".replace("-", "−")
-        caption = f"{len(rows)} packed files. {worst}"
+        caption = f"{_files_in_words(rows, off)} {worst}"
         return chart.finish(fig, caption=caption, alt=f"Packed against predicted bytes. {worst}")
 
 
-def _looks(points: pd.DataFrame, by: str) -> dict[str, style.Look]:
-    """Methods by name; numbers by their order, from dark to light."""
-    names = list(dict.fromkeys(points["line"]))
-    if by != "method":
-        ordered = sorted(names, key=float) if all(map(_is_number, names)) else names
-        return {
-            name: style.Look(_ORDERED[at % 7], _ORDERED_MARKERS[at % 7], "-")
-            for at, name in enumerate(ordered)
-        }
-    if names == [""]:
-        return {"": style.Look(style.INK, "o", "-")}
-    known = {name: METHODS[name] for name in METHODS if name in names}
-    return known | style.looks(name for name in names if name not in METHODS)
-
-
-def _line_name(by: str, name: str) -> str:
-    return name if by == "method" else f"{by} = {name}"
-
-
-def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).isdigit()
-
-
-def _draw_levels(ax: Axes, runs: pd.DataFrame, levels: Sequence[str], metric: str) -> list[Line2D]:
-    handles = []
-    for label in (label for label in levels if label in set(runs["label"])):
-        look = {"color": style.GREY, "ls": _LEVELS.get(label, "-"), "lw": 0.9}
-        ax.axhline(float(np.mean(runs[metric][runs["label"] == label])), zorder=0.5, **look)
-        handles.append(Line2D([], [], **look, label=label))
-    return handles
+def _files_in_words(rows: pd.DataFrame, off: pd.Series) -> str:
+    """How many files of how many arms and seeds, and how wide the intervals of arms are."""
+    arms = [part for _, part in off.groupby(rows["label"])]
+    counts = [len(part) for part in arms]
+    told = seeds(counts[0]) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)} seeds"
+    known = [t_interval(part) for part in arms if len(part) > 1]
+    half = max(((found.high - found.low) / 2 for found in known), default=0.0)
+    bars = f" 95% t intervals of an arm's mean are at most ±{100 * half:.2g} points." if known else ""
+    return f"n = {len(rows)} packed files of {len(arms)} arms, {told} each, one marker a file.{bars}"

@@ -2,8 +2,8 @@
 
 The formulas are orders of growth, O(...), so a published one can only be right up to a constant for each
 of its terms: it holds where, with the best of them, its ratio to the count is the same for all shapes. A
-symbol without a stated meaning is read in the way that is kindest to the formula. The corrected formula,
-with units on both sides, has to give the count itself.
+symbol without a stated meaning is read in the way that is kindest to the formula. What corrects them is no
+source's claim, and is checked in `distillation_own`.
 """
 
 import numpy as np
@@ -11,31 +11,31 @@ import pandas as pd
 from scipy.optimize import nnls
 
 from lmbench.analysis.distillation_arms import JOINT, V1, V1_CORRECTED, V2, V2_CORRECTED
-from lmbench.analysis.distillation_evidence import (
-    Evidence,
-    judged,
-    missing,
-)
+from lmbench.analysis.distillation_evidence import Evidence, judged, missing
 from lmbench.analysis.distillation_registry import words_of
-from lmbench.analysis.replication import Replication
+from lmbench.analysis.replication import Replication, Verdict
 
 SAME_SHAPE = 0.05  # a growth law holds where its ratio to the count varies by less over the shapes
 OTHER_POWER = 0.1  # powers further apart than this are named
 EVERYTHING = "Q+P+KD+ENT"  # the cell with all that the sketches name
-TOLERANCES = {"C1": 0.05, "C2": 0.01, "C3": 0.01, "B12": 0.01, "B13": 0.05}
 
 
 def formula(e: Evidence, *, number: str) -> list[Replication]:
-    """B12, B13, C1, C2, C3: the published growth law, and the corrected count; of each quantity apart."""
+    """B12, B13, C1, C2, C3: the published growth law, of each quantity apart."""
     claim = words_of(number)
+    quantities = by_quantity(e, number=number)
+    if not quantities:
+        return [missing(claim, "its terms were not counted")]
+    return [_as_written(claim + name, part) for name, part in quantities.items()]
+
+
+def by_quantity(e: Evidence, *, number: str) -> dict[str, pd.DataFrame]:
+    """What was counted for a formula, by ", " and the quantity; by "" where it is of one."""
     rows = pd.DataFrame() if e.formulas is None else e.formulas[e.formulas["number"] == number]
     if rows.empty:
-        return [missing(claim, "its terms were not counted")]
-    found = []
-    for quantity, part in rows.groupby("quantity", sort=False):
-        name = claim if rows["quantity"].nunique() == 1 else f"{claim}, {quantity}"
-        found += [_as_written(name, part), _corrected(name, part, TOLERANCES[number])]
-    return found
+        return {}
+    parts = dict(list(rows.groupby("quantity", sort=False)))
+    return {f", {name}" if len(parts) > 1 else "": part for name, part in parts.items()}
 
 
 def _as_written(claim: str, rows: pd.DataFrame) -> Replication:
@@ -53,12 +53,6 @@ def _as_written(claim: str, rows: pd.DataFrame) -> Replication:
     )
     said += f"; powers as published and as counted: {told}" if told else ""
     return judged(claim, "REP" if spread <= 1 + SAME_SHAPE else "NOT", said)
-
-
-def _corrected(claim: str, rows: pd.DataFrame, tolerance: float) -> Replication:
-    off, n = _furthest(rows), rows["shape"].nunique()
-    said = f"at most {off:.2%} off what was counted, over {n} shapes; allowed are {tolerance:.0%}"
-    return judged(f"{claim}, corrected", "REP" if off <= tolerance else "NOT", said)
 
 
 def kindest(rows: pd.DataFrame) -> pd.DataFrame:
@@ -101,10 +95,15 @@ def growth_table(formulas: pd.DataFrame) -> pd.DataFrame:
     for (number, quantity), rows in formulas.groupby(["number", "quantity"], sort=False):
         for row in powers(kindest(rows)).itertuples():
             values = f"{row.low:g} to {row.high:g}"
-            grown = (row.published, row.counted, 100 * _furthest(rows))
+            grown = (row.published, row.counted, 100 * furthest_off(rows))
             parts.append((number, quantity, row.varied, values, *grown))
     named = ["power as published", "power as counted", "corrected off (%)"]
     return pd.DataFrame(parts, columns=["claim", "quantity", "varied", "values", *named])
+
+
+def furthest_off(rows: pd.DataFrame) -> float:
+    """How far the corrected formula is off the count at the shape where that is most, as a share of it."""
+    return float((rows["corrected"] / rows["counted"] - 1).abs().max())
 
 
 def _fitted(rows: pd.DataFrame) -> pd.DataFrame:
@@ -125,25 +124,6 @@ def _spread(rows: pd.DataFrame) -> float:
 def _slope(rows: pd.DataFrame, name: str) -> float:
     slope = np.polyfit(np.log(rows["value"]), np.log(rows[name].astype(float)), 1)[0]
     return round(float(slope), 9) + 0.0  # adding 0 turns a rounded -0 into 0
-
-
-def _furthest(rows: pd.DataFrame) -> float:
-    return float((rows["corrected"] / rows["counted"] - 1).abs().max())
-
-
-def predicted_size(e: Evidence) -> Replication:
-    """C1 on the files: what was predicted before packing."""
-    claim = "the corrected formula of size tells the packed file's bytes"
-    if e.artifacts is None:
-        return missing(claim, "nothing was packed")
-    # A file that stands under two names counts once.
-    files = e.artifacts.drop_duplicates("record") if "record" in e.artifacts else e.artifacts
-    off = (files["bytes"] / files["predicted_bytes"] - 1).abs()
-    worst = files.loc[off.idxmax(), "label"]
-    edge = TOLERANCES["C1"]
-    near = int((off <= edge).sum())
-    said = f"{near} of {len(off)} files within {edge:.0%}, the furthest {off.max():.1%} ({worst})"
-    return judged(claim, "REP" if off.max() <= edge else "NOT", said)
 
 
 def approximation(e: Evidence) -> Replication:
@@ -180,17 +160,23 @@ def compression_ratio(e: Evidence) -> Replication:
     return missing(claim, f"it names no number; {'; '.join(told) or 'none of its arms was packed'}")
 
 
-def bound(e: Evidence) -> list[Replication]:
+def bound(e: Evidence) -> Replication:
     """C6: how often the bound is exceeded where the true risk is known."""
-    claims = {"seed": words_of("C6"), "occam": "the same bound with its networks counted rightly holds"}
-    if e.coverage is None:
-        return [missing(claims["seed"], "its violations were not simulated")]
-    found = []
-    for row in e.coverage.itertuples():
-        verdict = "NOT" if row.low > row.delta else "REP" if row.rate <= row.delta else "INC"
-        said = (
-            f"exceeded in {row.violations} of {row.draws} draws, {row.rate:.3g} (95% interval "
-            f"{row.low:.3g} to {row.high:.3g}) where {row.delta:g} are allowed"
-        )
-        found.append(judged(claims.get(row.form, row.form), verdict, said))
-    return found
+    found = exceeded(e, form="seed")
+    if found is None:
+        return missing(words_of("C6"), "its violations were not simulated")
+    return judged(words_of("C6"), *found)
+
+
+def exceeded(e: Evidence, *, form: str) -> tuple[Verdict, str] | None:
+    """The verdict on a form of the bound by how often it is exceeded, and in words; None without draws."""
+    rows = pd.DataFrame() if e.coverage is None else e.coverage[e.coverage["form"] == form]
+    if rows.empty:
+        return None
+    row = rows.iloc[0]
+    verdict = "NOT" if row["low"] > row["delta"] else "REP" if row["rate"] <= row["delta"] else "INC"
+    said = (
+        f"exceeded in {row['violations']} of {row['draws']} draws, {row['rate']:.3g} (95% interval "
+        f"{row['low']:.3g} to {row['high']:.3g}) where {row['delta']:g} are allowed"
+    )
+    return verdict, said

@@ -153,7 +153,7 @@ def assembled(
     seeds = sorted(set(students["init_seed"]))
     beside = [teacher.assign(init_seed=seed) for seed in seeds]
     if agreement is not None and "student_ece" in agreement and agreement["student_ece"].notna().all():
-        students = students.assign(ece=students["run"].map(agreement.set_index("student")["student_ece"]))
+        students = students.assign(**_calibration(students["run"], agreement.set_index("student")))
     every = also_named(pd.concat([students, *beside], ignore_index=True), names or {})
     regret = None
     if bounds is not None and len(seeds) > 1:
@@ -164,6 +164,14 @@ def assembled(
         coverage=_coverage(coverage or {}), agreement=agreement,
         speeds=None if speeds is None else also_named(speeds, names or {}), formulas=formulas, metric=metric,
     )  # fmt: skip
+
+
+def _calibration(runs: pd.Series, measured: pd.DataFrame) -> dict[str, pd.Series]:
+    """Calibration error of each run and, where it was measured, its mean confidence less its accuracy."""
+    found = {"ece": runs.map(measured["student_ece"])}
+    if {"student_confidence", "student_accuracy"} <= set(measured):
+        found["overconfidence"] = runs.map(measured["student_confidence"] - measured["student_accuracy"])
+    return found
 
 
 def _share_of(found: Estimate, loss: float) -> Estimate:

@@ -126,7 +126,8 @@ def effect_sentences(
             verb = "improves the score on average" if gain else "worsens the score on average"
         else:
             verb = "go better together than one by one" if gain else "go worse together than one by one"
-        said.append(f"{name} {verb}: {numbers}.")
+        what = "half the difference of differences is " if row.order == 2 else ""
+        said.append(f"{name} {verb}: {what}{numbers}.")
     return said
 
 

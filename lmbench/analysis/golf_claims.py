@@ -4,11 +4,11 @@ The first is arithmetic; the others need sweeps of bits, arms of equal bytes, an
 """
 
 from lmbench.analysis.compression import log_ratio
-from lmbench.analysis.distillation_arms import EQUAL_BYTES, FEWEST, HARD, settings_of
-from lmbench.analysis.distillation_evidence import Evidence, judged, missing, share_in_words, weakest
+from lmbench.analysis.distillation_arms import EQUAL_BYTES, FEWEST, HARD, rounding_note, settings_of
+from lmbench.analysis.distillation_evidence import Evidence, judged, missing, share_in_words
 from lmbench.analysis.distillation_registry import words_of
 from lmbench.analysis.intervals import Estimate, holm
-from lmbench.analysis.replication import ALPHA, Replication, judge_band
+from lmbench.analysis.replication import ALPHA, Replication, judge_band, overall
 
 BUDGET = 16_000_000  # bytes, decimal
 FITTING = {2: 32e6, 3: 21e6, 4: 16e6}  # parameters said to fit by their bits
@@ -28,7 +28,7 @@ def capacity() -> list[Replication]:
 
 
 def two_bits(e: Evidence) -> list[Replication]:
-    """P7: what 2 bits cost after training, and trained with them."""
+    """P7: what 2 bits cost after training, where only three of their four values are used, and trained."""
     claims = {
         "2 bits after training lose 15 to 20%": (("ptq", "gptq"), POST),
         "training with 2 bits loses about 4%": (("qat",), TRAINED),
@@ -41,7 +41,8 @@ def two_bits(e: Evidence) -> list[Replication]:
         for arm in arms if e.has(HARD) else ():
             loss = log_ratio(e.runs, arm, HARD, value=e.metric)
             low, high = loss.low - 1, loss.high - 1
-            said = f"{_share(loss)} in {e.unit}, against the same net in float"
+            note = rounding_note([arm])
+            said = f"{_share(loss)} in {e.unit}, against the same net in float{f'; {note}' if note else ''}"
             found.append(judged(f"{claim} ({arm})", judge_band(low, high, band=band), said))
     return found
 
@@ -73,7 +74,7 @@ def equal_bytes(e: Evidence, *, tolerance: float = 0.1) -> Replication:
         flops = e.runs.groupby("label")["train_flops"].mean()
         most = float((flops[FEWEST] / flops[others]).max())
         said += f"; trained with up to {most:.3g} times their FLOPs in as many steps"
-    return judged(claim, weakest(verdicts), said)
+    return judged(claim, overall(verdicts, needs="all"), said)
 
 
 def large_teacher(e: Evidence) -> Replication:

@@ -44,17 +44,16 @@ class Replication(NamedTuple):
 
 
 def overall(parts: Sequence[Verdict], *, needs: Needs) -> Verdict:
-    """The verdict on a claim of several parts; parts that were not tested decide nothing.
+    """The verdict on a claim of several parts; one that was not tested leaves open what it could decide.
 
-    Of "all" it is the weakest: one part that is refuted refutes the claim. Of "any" it is the strongest, but
-    not replicated only where no part is open.
+    Of "all" it is the weakest: one part that is refuted refutes the claim. Of "any" it is the strongest.
     """
     tested = sorted((part for part in parts if part != "NT"), key=WEAKEST.index)
     if not tested:
         return "NT"
-    if needs == "all":
-        return tested[0]
-    return "INC" if tested[-1] == "NOT" and len(tested) < len(parts) else tested[-1]
+    found = tested[0] if needs == "all" else tested[-1]
+    could_change = found in ("REP", "DIR") if needs == "all" else found == "NOT"
+    return "INC" if could_change and len(tested) < len(parts) else found
 
 
 def half_of(claimed: float) -> float:

@@ -87,33 +87,35 @@ def grid_tests(runs: pd.DataFrame, *, metric: str = "bits_per_byte") -> pd.DataF
     """One row for each setting of the grid with several levels: its F test, and how far they lie apart.
 
     The test of a setting takes the values of the others at which all of its levels were run. Columns:
-    setting, levels, best, spread, f, p, p_holm, n.
+    setting, levels, best (level, over the others), best arm (of the whole grid), spread, f, p, p_holm, n.
 
     Raises:
         ValueError: no arm that sets a temperature or alpha.
     """
     rows, found = _grid(runs), []
     names = [name for name in NAMES if name in rows]
+    best = rows.groupby("label", sort=False)[metric].mean().idxmin()
     for name in names:
         balanced = _balanced(rows, name, [other for other in names if other != name])
         if balanced[name].nunique() > 1:
             test = block_test(balanced, setting=name, value=metric)
-            found.append((NAMES[name], test.levels, test.best, test.spread, test.f, test.p, test.n))
-    table = pd.DataFrame(found, columns=["setting", "levels", "best", "spread", "f", "p", "n"])
-    table.insert(6, "p_holm", holm(table["p"].to_numpy(float)))
+            found.append((NAMES[name], test.levels, test.best, best, test.spread, test.f, test.p, test.n))
+    table = pd.DataFrame(found, columns=["setting", "levels", "best", "best arm", "spread", "f", "p", "n"])
+    table.insert(7, "p_holm", holm(table["p"].to_numpy(float)))
     return table
 
 
 def grid_sentences(tests: pd.DataFrame, *, unit: str, alpha: float = 0.05) -> list[str]:
     """One sentence for each setting: whether its levels differ, by how much, and the test."""
     said = []
-    for row in tests.itertuples():
+    for row in tests.rename(columns={"best arm": "best_arm"}).itertuples():
         what = "changes the loss" if row.p_holm < alpha else "is not shown to change the loss"
         p = f"F = {row.f:.3g}, Holm's p {'< 0.001' if row.p_holm < 0.001 else f'= {row.p_holm:.3f}'}"
         test = f"{p}, {seeds(row.n)}" if row.n > 1 else "no test with 1 seed"
         said.append(
-            f"The {row.setting} {what}: its {row.levels} levels lie {row.spread:.3g} {unit} apart, and the "
-            f"lowest mean is at {row.best:g} ({test})."
+            f"The {row.setting} {what}: its {row.levels} levels lie {row.spread:.3g} {unit} apart, the "
+            f"lowest mean over the other settings is at {row.best:g}, and the best arm of all is "
+            f"{row.best_arm} ({test})."
         )
     return said
 
