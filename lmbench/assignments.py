@@ -53,31 +53,63 @@ def make_run(assignments: Mapping[str, Any]) -> Run:
     top: dict[str, Any] = {part: assignments[part] for part in _PARTS if part in assignments}
     chosen = {part: _chosen_kind(part, top.get(part)) for part in _PARTS}
     methods = _chosen_methods(assignments.get("methods", ()))
-    nested: dict[str, dict[str, Any]] = {part: {} for part in (*_PARTS, *methods)}
-    for key, value in assignments.items():
-        if key in _PARTS or key == "methods":
-            continue
-        if key.startswith("method.") and len(methods) == 1:
-            key = f"{next(iter(methods))}.{key.removeprefix('method.')}"
-        part, field = resolve_key(key, {part: cls for part, (cls, _) in (chosen | methods).items()})
-        if part == "run":
-            top[field] = value
-        else:
-            nested[part][field] = value
+    nested = _by_part(assignments, parts=chosen, methods=methods)
+    top |= nested["run"]
     for part, (cls, fields) in chosen.items():
         if not isinstance(top.get(part), Config) or nested[part]:
             top[part] = cls(**(fields | nested[part]))
     if methods:
-        top["methods"] = tuple(cls(**(fields | nested[part])) for part, (cls, fields) in methods.items())
+        top["methods"] = _made(methods, nested)
     return Run(**top)
+
+
+def make_methods(assignments: Mapping[str, Any]) -> tuple[Config, ...]:
+    """Methods alone, from the keys that name and set those of a run in `make_run`.
+
+    Raises:
+        ValueError: a key that no method has, or a refused value.
+    """
+    methods = _chosen_methods(assignments.get("methods", ()))
+    nested = _by_part(assignments, parts={}, methods=methods)
+    for key in nested["run"]:
+        raise ValueError(
+            f"{key!r} is a field of a run, and here one is finished; accepted: methods, their fields"
+        )
+    return _made(methods, nested)
+
+
+_Chosen = Mapping[str, tuple[type[Config], dict[str, Any]]]
+
+
+def _by_part(
+    assignments: Mapping[str, Any], *, parts: _Chosen, methods: _Chosen
+) -> dict[str, dict[str, Any]]:
+    """Fields and their values by the part that has them, "run" among the parts."""
+    nested: dict[str, dict[str, Any]] = {part: {} for part in ("run", *parts, *methods)}
+    classes = {part: cls for part, (cls, _) in {**parts, **methods}.items()}
+    for key, value in assignments.items():
+        if key in parts or key == "methods":
+            continue
+        if key.startswith("method.") and len(methods) == 1:
+            key = f"{next(iter(methods))}.{key.removeprefix('method.')}"
+        part, field = resolve_key(key, classes)
+        nested[part][field] = value
+    return nested
+
+
+def _made(methods: _Chosen, nested: Mapping[str, dict[str, Any]]) -> tuple[Config, ...]:
+    return tuple(cls(**(fields | nested[part])) for part, (cls, fields) in methods.items())
 
 
 def _chosen_methods(given: Any) -> dict[str, tuple[type[Config], dict[str, Any]]]:
     """The class of each method with the fields already chosen for it, by kind.
 
     Raises:
-        ValueError: two of one kind, whose fields could not be told apart.
+        ValueError: two of one kind, whose fields could not be told apart, or several names as one word.
     """
+    if isinstance(given, str) and "," in given:
+        names = ", ".join(f'"{name.strip()}"' for name in given.split(","))
+        raise ValueError(f"methods = {given!r} is the name of no method; several are a list: [{names}]")
     given = [given] if isinstance(given, str | Mapping | Config) else list(given)
     made = [_chosen_kind("method", one) for one in given]
     names = [cls.kind for cls, _ in made]

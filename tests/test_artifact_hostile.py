@@ -3,19 +3,22 @@
 import hashlib
 import json
 import re
+import resource
 import tracemalloc
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
 
-from lmbench.config import make
+from lmbench.config import kinds, make
 from lmbench.measure.artifact import Coding, load, pack, unpack
 from lmbench.measure.artifact.coders import smallest
 from lmbench.measure.artifact.format import _FIXED, MAX_HEADER
+from lmbench.measure.artifact.hostile import shapes_of, trusted_config
 from lmbench.models.base import ModelConfig, seeded
 
 
@@ -66,6 +69,15 @@ def changed(change: Callable[[dict[str, Any]], None]) -> bytes:
 def refused(data: bytes, *, match: str | None = None) -> None:
     with pytest.raises(ValueError, match=match):
         unpack(data, max_bytes=1 << 24)
+
+
+@contextmanager
+def little_memory(most: int = 100_000_000) -> Iterator[None]:
+    """Inside, this process takes no more bytes than that, those of torch's modules and tensors included."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert 1024 * grown < most  # Linux counts kilobytes
 
 
 def test_a_flip_of_any_byte_is_noticed() -> None:
@@ -133,6 +145,13 @@ def test_a_field_of_a_row_of_another_kind_or_size_is_refused(row: str, value: ob
     "fields, message",
     [
         ({"n_layer": 10**9}, "the config holds 1000000000, in an artifact such a number is at most 256"),
+        ({"n_layer": 3e8}, "the config holds 300000000.0, in an artifact such a number is at most 256"),
+        ({"n_layer": 1e9}, "the config holds 1000000000.0, in an artifact such a number is at most 256"),
+        ({"n_layer": "1000000000"}, "holds '1000000000', in an artifact a number is not written as text"),
+        ({"n_layer": " 3e8"}, "holds ' 3e8', in an artifact a number is not written as text"),
+        ({"n_layer": [1e9]}, "the config holds 1000000000.0, in an artifact such a number is at most 256"),
+        ({"d_model": float("nan")}, "the config holds nan, in an artifact such a number is at most"),
+        ({"d_model": float("-inf")}, "the config holds -inf, in an artifact such a number is at most"),
         ({"n_layer": 256}, "more parts than its [0-9]+ tensors can fill"),
         ({"d_model": 1 << 30}, "the config holds 1073741824, .* at most 1,048,576"),
         ({"d_model": 1 << 18}, "takes [0-9,]+ bytes, more than max_bytes = 16,777,216"),
@@ -148,12 +167,23 @@ def test_a_model_too_large_or_unknown_is_refused_before_it_is_built(
     fields: dict[str, object], message: str
 ) -> None:
     data = changed(lambda header: header["model"].update(fields))
-    tracemalloc.start()
-    try:
+    with little_memory():
         refused(data, match=message)
-        assert tracemalloc.get_traced_memory()[1] < 20_000_000
-    finally:
-        tracemalloc.stop()
+
+
+def test_no_model_is_built_with_a_count_without_end_in_any_form() -> None:
+    counts = [
+        (kind, field)
+        for kind, cls in kinds("model").items()
+        for field in cls.model_fields
+        if field.startswith("n_")
+    ]
+    assert {"moe", "ssm", "hybrid", "integrator"} <= {kind for kind, _ in counts}
+    with little_memory():
+        for kind, field in counts:
+            for value in (10**9, 1e9, "1000000000", "1e9", 3e8):
+                with pytest.raises(ValueError, match="in an artifact"):
+                    shapes_of(trusted_config("model", {"kind": kind, field: value}), max_bytes=1 << 24)
 
 
 def test_no_method_may_name_a_folder_either() -> None:

@@ -470,22 +470,33 @@ def test_sigterm_ends_a_batch_as_orderly_as_ctrl_c(notebook, project):
 # ------------------------------------------------------------------ methods
 
 
-def test_methods_are_named_and_set_like_any_field(lmbench, project, tmp_path):
+@pytest.fixture
+def train(tmp_path):
+    """The words of a command that trains a tiny model on a tiny text, methods and others as given."""
     sizes = {"seq_len": 8, "d_model": 8, "n_head": 2, "n_layer": 1, "d_ff": 8, "batch_size": 2, "steps": 2}
     fields = sizes | {"eval_bytes": 100, "task.corpus": write_corpus(tmp_path / "small")}
 
-    def train(**others):
-        words = ["train", "transformer", "--device", "cpu", "--json"]
+    def words(**others):
+        found = ["train", "transformer", "--device", "cpu", "--json"]
         for key, value in (fields | others).items():
-            words += ["-p", f"{key}={value}"]
-        return words
+            found += ["-p", f"{key}={value}"]
+        return found
 
+    return words
+
+
+@pytest.fixture
+def quantized(lmbench, project, train):
+    """The digest of a run that is trained."""
     status, out, _ = lmbench(*train(methods="quantize", bits=4))
     assert status == 0
-    digest = json.loads(out)["run"]
-    assert lmbench(*train(methods="distill", teacher=digest[:8]))[0] == 0
+    return json.loads(out)["run"]
+
+
+def test_methods_are_named_and_set_like_any_field(lmbench, train, quantized, tmp_path):
+    assert lmbench(*train(methods="distill", teacher=quantized[:8]))[0] == 0
     file = tmp_path / "model.lmb"
-    packed = ("export", digest, "--to", str(file), "--format", "packed")
+    packed = ("export", quantized, "--to", str(file), "--format", "packed")
     assert f"{file}: " in lmbench(*packed)[1] and file.stat().st_size > 1000
     for arguments, said in (
         (packed, "is there already; name a file that is not"),
@@ -493,6 +504,68 @@ def test_methods_are_named_and_set_like_any_field(lmbench, project, tmp_path):
         (train(methods="distill", teacher="ffff"), "no run 'ffff'"),
         (train(methods="quantise"), "Did you mean 'quantize'?"),
         (train(methods='["prune", "prune"]'), "lists 'prune' twice; accepted here: each kind once"),
+        (train(methods="prune,quantize"), 'several are a list: ["prune", "quantize"]'),
+    ):
+        status, _, err = lmbench(*arguments)
+        assert status == 1 and said in err, arguments
+
+
+def test_a_selection_reads_the_losses_of_a_run_named_by_its_digest(lmbench, train, quantized, project):
+    how = {"methods": "select", "rule": "filtered", "score": "excess", "share": 0.5, "piece": 16}
+    made = set()
+    for key in ("reference", "select.reference", "method.reference"):
+        status, out, err = lmbench(*train(**how, **{key: quantized[:8]}))
+        assert status == 0, err
+        made.add(json.loads(out)["run"])
+    table = (
+        f'[{{kind="select",rule="filtered",score="excess",share=0.5,piece=16,reference="{quantized[:8]}"}}]'
+    )
+    made.add(json.loads(lmbench(*train(methods=table))[1])["run"])
+    (digest,) = made
+    (select,) = Store(project / "results").record(digest)["run"]["config"]["methods"]
+    assert select["reference"]["methods"][0]["kind"] == "quantize"
+    status, _, err = lmbench(*train(**how, reference=f'["{quantized}"]'))
+    assert status == 1 and "it is one run and no list" in err
+
+
+def test_digests_in_tables_of_methods_are_runs_too(lmbench, train, quantized, project):
+    status, out, err = lmbench(*train(methods=f'[{{kind="distill",teacher=["{quantized}"]}},"quantize"]'))
+    assert status == 0, err
+    methods = Store(project / "results").record(json.loads(out)["run"])["run"]["config"]["methods"]
+    assert {one["kind"]: len(one.get("teacher", ())) for one in methods} == {"distill": 1, "quantize": 0}
+
+
+def test_a_folder_of_hugging_face_teaches_from_the_command_line(lmbench, train, project, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="the extra hf (transformers) is not installed")
+    status, out, err = lmbench(*train())
+    config = Store(project / "results").record(json.loads(out)["run"])["run"]["config"]
+    vocab_size = config["model"]["vocab_size"]
+    settings = transformers.GPT2Config(vocab_size=vocab_size, n_positions=8, n_embd=8, n_layer=1, n_head=2)
+    transformers.AutoModelForCausalLM.from_config(settings).save_pretrained(tmp_path / "gpt2")
+    table = f'{{kind="huggingface",path="{tmp_path / "gpt2"}",pretrained=true}}'
+    for teacher in (table, f"[{table}]"):
+        status, _, err = lmbench(*train(methods="distill", teacher=teacher))
+        assert status == 0, err
+
+
+def test_a_run_is_packed_with_a_quantisation_after_training(lmbench, train, project, tmp_path):
+    from lmbench.measure.artifact import unpack
+
+    digest = json.loads(lmbench(*train())[1])["run"]
+    plain, small = tmp_path / "plain.lmb", tmp_path / "small.lmb"
+    words = ("export", digest, "--format", "packed", "--to")
+    how = ("-p", "methods=quantize", "-p", "bits=4", "-p", "post=gptq")
+    assert lmbench(*words, str(plain))[0] == 0
+    status, out, err = lmbench(*words, str(small), *how)
+    assert status == 0 and f"{small}: {small.stat().st_size:,} bytes" in out, err
+    codings = unpack(small.read_bytes()).codings
+    assert codings["head.norm.weight"].bits == 32 and 4 in {coding.bits for coding in codings.values()}
+    assert small.stat().st_size < plain.stat().st_size
+    new = str(tmp_path / "new")
+    for arguments, said in (
+        ((*words, new, "-p", "methods=distill"), "changes training and nothing of finished weights"),
+        ((*words, new, "-p", "steps=3"), "'steps' is a field of a run"),
+        (("export", digest, "--to", new, *how), "takes weights as they are; accepted: packed"),
     ):
         status, _, err = lmbench(*arguments)
         assert status == 1 and said in err, arguments

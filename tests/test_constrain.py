@@ -289,12 +289,21 @@ def test_widths_are_masked_after_weights_are_pruned_or_rounded(task, other):
     assert torch.equal(up, plain * used)
 
 
-def test_a_sliced_training_ends_where_the_masked_one_does_beside_pruning(task):
+BESIDE = {
+    "prune": {}, "quantize": {"bits": 8, "start": 0.3}, "neutral": {"bits": 32},
+    "groups": {"bits": 4, "granularity": "group", "group": 5}, "learned": {"bits": 4, "scheme": "lsq"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_a_sliced_training_ends_where_the_masked_one_does_beside_others(task, name):
     both = []
     for execution in ("mask", "slice"):
         run = run_of(task, execution=execution)
-        run = run.replace(methods=(*run.methods, make("method", "prune")))
-        run.methods[0].check(run)
+        other = make("method", "prune" if name == "prune" else "quantize", **BESIDE[name])
+        run = run.replace(methods=(*run.methods, other))
+        for method in run.methods:
+            method.check(run)
         both.append(trained(run))
     torch.testing.assert_close(both[0].losses_SR, both[1].losses_SR, rtol=0, atol=1e-9)
     torch.testing.assert_close(both[0].weights_RP, both[1].weights_RP, rtol=0, atol=1e-9)
@@ -475,7 +484,7 @@ def test_slices_are_refused_where_they_would_compute_something_else(task):
     ):
         run.methods[0].check(run)
     run = run_of(task, execution="slice")
-    beside = run.replace(methods=(*run.methods, make("method", "quantize")))
+    beside = run.replace(methods=(*run.methods, make("method", "quantize", activations=8)))
     with pytest.raises(
         ValueError, match=r"^execution = 'slice' passes by what 'quantize' does to activations"
     ):

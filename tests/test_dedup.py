@@ -112,6 +112,15 @@ def test_a_copy_of_held_out_text_is_found_at_any_offset():
     assert found.jaccard[1] >= 7 / 9
 
 
+def test_the_worst_placed_copies_are_compared_nine_times_in_ten_and_short_ones_must_be_verbatim():
+    assert candidate_probability(7 / 9, bands=16, rows=8) == pytest.approx(0.90, abs=0.001)
+    held_out = ids(3, 1000)
+    for length, found in ((120, {}), (160, {0: -1})):  # of pieces of 200 tokens; the threshold is 0.7
+        short = [held_out[50 : 50 + length]]
+        assert near(short, how=MinHashing(bands=32, rows=4), held_out=[held_out], piece=200).copy_of == found
+        assert exact(short, held_out=[held_out]).copy_of == {0: -1}
+
+
 def test_units_shorter_than_a_shingle_have_no_near_copies():
     found = near([ids(0, 3), ids(0, 3)], how=MinHashing(), piece=200)
     assert not found.copy_of and found.counts["shingles"] == 0

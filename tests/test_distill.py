@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmbench.config import discover, from_dict, make
-from lmbench.curves.primitives import Line
+from lmbench.curves.primitives import Const, Line
 from lmbench.layers.objective import Family, average
 from lmbench.models.base import seeded
 from lmbench.store import Store
@@ -199,9 +199,13 @@ def test_a_ramp_is_held_to_its_bounds_at_every_step(task, teacher):
 # ------------------------------------------------------------------ the objective
 
 
-def test_plain_hard_targets_install_nothing_and_ask_no_teacher(task, teacher):
+@pytest.mark.parametrize(
+    "fields", [{"a": 1.0}, {"a": Const(level=1.0), "entropy": Const(level=0.0)}], ids=str
+)
+def test_plain_hard_targets_install_nothing_and_ask_no_teacher(task, teacher, fields):
     run = student(task)
-    neutral = distilled(run, teacher, a=1.0)
+    neutral = distilled(run, teacher, **fields)
+    make("method", "distill", **fields).check(run)
     (method,) = neutral.methods
     assert method.objective() is None and method.teachers == () and method.extra_flops(run, 4) == {}
     assert losses(train(neutral, device=CPU)) == losses(train(run, device=CPU))

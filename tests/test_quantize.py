@@ -516,6 +516,10 @@ def test_weights_of_which_some_rows_are_not_rounded_are_written_as_floats():
         ({"bits": 4, "activations": 1.5}, "activations = 1.5 bits; accepted: 2 to 8, whole, or None"),
         ({"literal": True}, "literal = True needs bits of activations"),
         ({"activation_limit": 2.0}, "activation_limit = 2 needs bits of activations"),
+        ({"act_order": True}, "act_order = True is of GPTQ, but post = None; accepted: 'gptq'"),
+        ({"act_order": True, "post": "mse"}, "act_order = True is of GPTQ, but post = 'mse'"),
+        ({"group": 64}, "group = 64 is read by no granularity = 'row'; accepted: 'group'"),
+        ({"group": 64, "granularity": "tensor"}, "group = 64 is read by no granularity = 'tensor'"),
         ({"post": "mse", "start": 0.5}, "start = 0.5 is of training, but post = 'mse' is after it"),
         ({"post": "mse", "scheme": "lsq"}, "scheme = 'lsq' is of training"),
         ({"granularity": "rows"}, r"'rows' is not accepted: .* Did you mean 'row'\?"),
@@ -530,3 +534,8 @@ def test_settings_that_make_no_sense_are_refused(fields, said):
 def test_rounding_after_training_is_refused_in_a_run(task):
     with pytest.raises(ValueError, match="stands in the methods of an Evaluation"):
         train(run_of(task, methods=(quantize(post="mse"),)), device=CPU)
+
+
+def test_what_is_in_force_after_gptq_by_activation_order_is_the_activations_alone():
+    method = quantize(bits=4, activations=8, post="gptq", act_order=True)
+    assert method.in_force(1, 1) == quantize(bits=32, activations=8)

@@ -89,12 +89,19 @@ def test_the_best_clip_is_no_worse_than_the_largest_magnitude_and_better_where_o
         assert error[0] < 0.8 * error[1] or bits not in (2, 3), bits
 
 
-@pytest.mark.parametrize(("bits", "published"), [(1, 0.60), (1.58, 0.44), (4, 0.12), (6, 0.04)])
+@pytest.mark.parametrize(("bits", "published"), [(1, 0.60), (1.58, 0.44), (2, 0.44), (4, 0.12), (6, 0.04)])
 def test_the_relative_error_of_normal_weights_is_the_known_one(bits, published):
     x, grid = drawn(1, 200_000), Grid.symmetric(bits)
     scale = best_scale(x, grid)
     error = (grid.codes(x, scale) * scale - x).square().mean().sqrt()
     assert error.item() == pytest.approx(published, abs=0.012)
+
+
+def test_two_bits_of_a_found_scale_are_the_three_values_of_1_58_and_of_a_learned_one_are_four():
+    x, two, three = drawn(4, 64), Grid.symmetric(2), Grid.symmetric(1.58)
+    assert [(grid.low, grid.high) for grid in (two, three, Grid.full(2))] == [(-1, 1), (-1, 1), (-2, 1)]
+    assert torch.equal(best_scale(x, two), best_scale(x, three)), "the clip of the least squared error"
+    assert not torch.equal(found_scale(x, two), found_scale(x, three)), "the largest magnitude and the mean"
 
 
 def test_bits_without_a_grid_are_refused_with_the_nearest_that_has_one():

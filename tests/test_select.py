@@ -402,6 +402,20 @@ def test_settings_that_do_not_fit_the_run_are_refused(data, tmp_path, fields, me
         method.check(run_on(data, method))
 
 
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"quota": "temperature"}, "quota = 'temperature' is read by no rule = 'random'; accepted: 'strat"),
+        ({"score": "length"}, "score = 'length' is read by no rule = 'random'; accepted: 'filtered'"),
+        ({"rule": "stratified", "band": "low"}, "band = 'low' is read by no rule = 'stratified'; accepted"),
+    ],
+)
+def test_settings_that_nothing_reads_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        make("method", "select", **fields)
+    assert from_dict("method", make("method", "select").to_dict()) == make("method", "select")
+
+
 def test_packing_one_target_a_row_is_refused(data):
     method = selecting(packing="separate")
     with pytest.raises(ValueError, match="protocol 'last_token' has one"):

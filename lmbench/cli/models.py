@@ -12,6 +12,8 @@ from lmbench.cli.runs import final_rows
 from lmbench.config import make
 
 DEFAULT_STEPS = 300  # of `lmbench train`: enough to see a loss fall on any machine
+_RUNS_OF = {"teacher": "distill", "reference": "select"}
+"""Fields that hold runs, and the method that has them."""
 
 Model = Annotated[str, typer.Argument(help="A kind or variant; see `lmbench list models`.")]
 
@@ -118,7 +120,8 @@ def train(
     """Train one model, or take its result from the store.
 
     Keys of -p are fields of a run: -p steps=1000 -p lr=1e-3 -p task.corpus=tiny_shakespeare -p d_model=64.
-    Methods are named and set the same way: -p methods=quantize -p bits=4; a teacher is the digest of a run.
+    Methods are named and set the same way: -p methods=quantize -p bits=4, several as a list; a teacher and a
+    reference are digests of runs.
     A run whose loss stopped being finite ends in exit status 1. A large model trains on several GPUs
     by torchrun --nproc-per-node 2 -m lmbench train ...
     """
@@ -134,8 +137,7 @@ def train(
             f"-p model = {assignments['model']!r} is not accepted: the model is the argument, here {model!r}"
         )
     store = Store(results())
-    for key in {"teacher", "distill.teacher", "method.teacher"} & set(assignments):
-        assignments[key] = [_stored_run(store, one) for one in _listed(assignments[key])]
+    assignments = _with_runs(assignments, store=store)
     place = own_device(resolve_device(device))  # before a text is read, which can take minutes
     run = make_run({"model": model, "steps": DEFAULT_STEPS} | assignments)
     if not {"vocab_size", "model.vocab_size"} & set(assignments):
@@ -156,13 +158,40 @@ def train(
     show.line(f"\n{run.model.name}, {run.steps} steps: {store.folder(run.digest)}")
 
 
+def _with_runs(assignments: Mapping[str, Any], *, store: Any) -> dict[str, Any]:
+    """Assignments with the runs that methods ask for in place of their digests, in tables of methods too."""
+    found = dict(assignments)
+    for field, owner in _RUNS_OF.items():
+        for key in {field, f"{owner}.{field}", f"method.{field}"} & set(found):
+            found[key] = _runs_of(field, found[key], store=store)
+    if isinstance(found.get("methods"), Mapping | list):
+        found["methods"] = [
+            {
+                key: _runs_of(key, value, store=store) if key in _RUNS_OF else value
+                for key, value in one.items()
+            }
+            if isinstance(one, Mapping)
+            else one
+            for one in _listed(found["methods"])
+        ]
+    return found
+
+
+def _runs_of(field: str, value: Any, *, store: Any) -> Any:
+    if field == "teacher":
+        return [_stored_run(store, one) for one in _listed(value)]
+    if isinstance(value, list):
+        raise ValueError(f"{field} = {value} is not accepted: it is one run and no list")
+    return _stored_run(store, value)
+
+
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list) else [value]
 
 
-def _stored_run(store: Any, digest: Any) -> Any:
-    """The config of a run that the store holds, from its digest or the start of it."""
+def _stored_run(store: Any, named: Any) -> Any:
+    """The config of a run in the store, from its digest or the start of it; a table is a config already."""
     from lmbench.asked import config_of
     from lmbench.cli.runs import whole_digest
 
-    return config_of(whole_digest(store, str(digest)), store=store)
+    return named if isinstance(named, Mapping) else config_of(whole_digest(store, str(named)), store=store)

@@ -10,6 +10,10 @@ what a mask has removed stays removed: Q(0) = 0. Rows that are all zeros have a 
     1.58    -1, 0, 1                          the same
     b       -(2^(b-1) - 1) .. 2^(b-1) - 1     -2^(b-1) .. 2^(b-1) - 1
 
+So 2 bits of a scale that is found are the three values -1, 0, 1 too, and differ from 1.58 only in how
+the scale is found (the largest magnitude, and not the mean one); with the clip of the least squared
+error the two are bit by bit the same. Of a learned scale they are the four values -2 .. 1.
+
 Source: Rastegari et al. 2016 (binary, scale mean|w|); Ma et al. 2024, "The era of 1-bit LLMs"
 (ternary, scale mean|w|); Esser et al. 2020, "Learned step size quantization" (the full range).
 Legend: N block, G weights of a block.
@@ -43,7 +47,7 @@ class Grid:
 
     @classmethod
     def symmetric(cls, bits: float) -> "Grid":
-        """As many codes above zero as below it."""
+        """As many codes above zero as below it: 2^b - 1 of b bits, three of 2 bits and of 1.58."""
         high = 1 if bits < 2 else 2 ** (int(bits) - 1) - 1
         return cls(bits, -high, high)
 

@@ -86,6 +86,11 @@ class Method(Config, ABC):
         return False
 
     @property
+    def rounds_activations(self) -> bool:
+        """Whether the method acts on what maps read, and not on weights alone."""
+        return False
+
+    @property
     def teachers(self) -> tuple[Config, ...]:
         """Runs whose weights the method reads, or models that bring theirs; an objective's in its order."""
         return ()

@@ -136,7 +136,7 @@ class Constrain(Method):
             raise ValueError("a run takes one method 'constrain', and this one has several")
         if self.execution == "slice" and self.rule != "prefix":
             raise ValueError(f"rule = {self.rule!r} has no contiguous slices; accepted: execution = 'mask'")
-        others = [one.kind for one in run.methods if one.place == 1]
+        others = [one.kind for one in run.methods if one.rounds_activations]
         if self.execution == "slice" and others:
             raise ValueError(
                 f"execution = 'slice' passes by what {others[0]!r} does to activations; accepted: 'mask'"

@@ -24,7 +24,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from lmbench.config import Config, from_dict, make
 from lmbench.curves import Curve
-from lmbench.curves.primitives import Line
+from lmbench.curves.primitives import Const, Line
 from lmbench.layers.objective import Direction
 from lmbench.methods.base import Method
 from lmbench.methods.distill_objective import BOUNDS, DistillObjective, check_bounds
@@ -54,6 +54,11 @@ def _number(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float | Curve):
         raise ValueError(f"{value!r} is neither a number nor a curve")
     return value if isinstance(value, Curve) else float(value)
+
+
+def _stays(number: Any, level: float) -> bool:
+    """Whether a plain number, or a constant curve, is this at every step."""
+    return number in (level, Const(level=level))
 
 
 Teacher = Annotated[SerializeAsAny[Config], BeforeValidator(_teacher)]
@@ -110,7 +115,7 @@ class Distill(Method):
     @property
     def has_soft_term(self) -> bool:
         """Whether the teachers count at any step."""
-        return self.a != 1
+        return not _stays(self.a, 1.0)
 
     @property
     def teachers(self) -> tuple[Config, ...]:
@@ -119,7 +124,7 @@ class Distill(Method):
 
     def objective(self) -> "DistillObjective | None":
         """See `Method.objective`; None where only the targets have weight."""
-        return DistillObjective(self) if self.has_soft_term or self.entropy != 0 else None
+        return None if not self.has_soft_term and _stays(self.entropy, 0.0) else DistillObjective(self)
 
     def check(self, run: Config) -> None:
         """See `Method.check`.

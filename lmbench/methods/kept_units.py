@@ -56,6 +56,19 @@ def kept_units(
     )
 
 
+def refuse_unread(how: Config) -> None:
+    """Raise ValueError where a setting of method `select` has a value, not its default, that nothing reads.
+
+    Being set is no sign of it: stored configs set every field.
+    """
+    read_by = {"quota": ("stratified", "filtered"), "score": ("filtered",), "band": ("filtered",)}
+    for name, rules in read_by.items():
+        value = getattr(how, name)
+        if how.rule not in rules and value != type(how).model_fields[name].default:
+            accepted = ", ".join(map(repr, rules))
+            raise ValueError(f"{name} = {value!r} is read by no rule = {how.rule!r}; accepted: {accepted}")
+
+
 def report_of(chosen: Selection, *, run: Run, packing: Packing | None) -> Report:
     """Where kept tokens come from, and how a run's windows or rows use them, see `usage`."""
     read = run.steps * run.batch_size * run.model.seq_len

@@ -76,9 +76,18 @@ def deployed(
         ValueError: see `layers.slices.sliced_weights`.
     """
     sizes, small = sizes_of(model), sliced_config(model, widths)
-    is_scaled = model.tied_head and model.init == "torch"
-    scale = (model.d_model / small.d_model) ** 0.5 if is_scaled else 1.0
+    scale = (model.d_model / small.d_model) ** 0.5 if _is_scaled(model) else 1.0
     return small, sliced_weights(weights, sizes=sizes, widths=widths, scale=scale)
+
+
+def can_deploy(model: ModelConfig) -> bool:
+    """Whether `deployed` can give a plain small model at any widths."""
+    return model.norm_gain or not _is_scaled(model)
+
+
+def _is_scaled(model: ModelConfig) -> bool:
+    """Whether token vectors are multiplied by the root of the width."""
+    return model.tied_head and model.init == "torch"
 
 
 class Narrowed(Attached):

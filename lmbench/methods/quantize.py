@@ -24,6 +24,8 @@ from lmbench.methods.parts import PartNames, parts_of
 from lmbench.methods.quantized import Quantized, add_switch, plain_feedforwards, round_activations
 from lmbench.models.base import LanguageModel, ModelConfig, on_meta
 
+_GROUP = 128  # inputs that share a scale where nothing else is said, as in GPTQ
+
 
 class Quantize(Method):
     """Few-bit weights and activations; 32 bits without activations is off."""
@@ -38,12 +40,13 @@ class Quantize(Method):
     }
 
     bits: float = 8.0
-    """Of a weight: 1 (two values), 1.58 (three), 2, 3, 4, 5, 6, 8; 32 leaves weights alone."""
+    """Of a weight: 1 (two values), 1.58 (three), 2, 3, 4, 5, 6, 8; 32 leaves weights alone. b bits of a
+    found scale are 2^b - 1 values, so that 2 are three as well; of a learned one they are 2^b."""
     parts: PartNames = ("all",)
     """Which weights, by the names of `methods.parts` or patterns of their dotted names."""
     granularity: Granularity = "row"
     """What shares a scale: the inputs of one output, a group of them, or a tensor."""
-    group: int = Field(128, ge=1)
+    group: int = Field(_GROUP, ge=1)
     """Inputs to a group, where granularity is "group"."""
     scheme: Literal["absmax", "lsq"] = "absmax"
     """Scales found from the weights at each step (below 2 bits their mean magnitude), or learned."""
@@ -80,6 +83,12 @@ class Quantize(Method):
         if self.post is not None and (self.start > 0 or self.scheme == "lsq"):
             named = f"start = {self.start:g}" if self.start > 0 else "scheme = 'lsq'"
             raise ValueError(f"{named} is of training, but post = {self.post!r} is after it; accepted: one")
+        if self.act_order and self.post != "gptq":
+            raise ValueError(f"act_order = True is of GPTQ, but post = {self.post!r}; accepted: 'gptq'")
+        if self.group != _GROUP and self.granularity != "group":
+            raise ValueError(
+                f"group = {self.group} is read by no granularity = {self.granularity!r}; accepted: 'group'"
+            )
         return self
 
     @property
@@ -91,6 +100,11 @@ class Quantize(Method):
     def is_off(self) -> bool:
         """Whether nothing is rounded."""
         return self.bits == FULL and self.activations is None
+
+    @property
+    def rounds_activations(self) -> bool:
+        """See `Method.rounds_activations`."""
+        return self.activations is not None
 
     def first_step(self, steps: int) -> int:
         """The first step at which values are rounded."""
@@ -124,7 +138,7 @@ class Quantize(Method):
         """Activations are rounded wherever weights are scored that were trained so."""
         if self.activations is None or not self.settled(step, steps):
             return None
-        return self.replace(bits=FULL, start=0.0, scheme="absmax", post=None)
+        return self.replace(bits=FULL, start=0.0, scheme="absmax", post=None, act_order=False)
 
     def coded(self, config: ModelConfig) -> dict[str, Coded]:
         """See `Method.coded`.

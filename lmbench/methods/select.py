@@ -4,7 +4,7 @@ The training text is cut into units (`piece` tokens of one document) and goes th
 stages: duplicates out, a score inside each domain, a quota of tokens for each domain, pacing from
 easy to hard. Every number is counted on train alone; validation and test text only removes what
 copies it. Random selection of the same share, `select_random`, is the control of every other rule:
-equal seeds keep exactly as many tokens.
+equal seeds keep exactly as many tokens, unless duplicates leave fewer than the share; then all are kept.
 
 A share of the text has two meanings. "S": 35% of the tokens are seen, so the run is `steps_of`
 the whole run's steps; "U": 35% of the tokens are kept, for as many steps as before, so each is seen
@@ -26,7 +26,7 @@ from lmbench.data.selection.choose import Selection
 from lmbench.data.selection.packing import Packing
 from lmbench.data.selection.report import Report
 from lmbench.methods.base import Method
-from lmbench.methods.kept_units import kept_units, numbers_of, report_of
+from lmbench.methods.kept_units import kept_units, numbers_of, refuse_unread, report_of
 from lmbench.methods.reference_losses import check_reference, scoring_flops, training_flops
 from lmbench.methods.unit_facts import unit_starts, units_of
 from lmbench.methods.unit_rows import check_rows
@@ -108,6 +108,7 @@ class Select(Method):
             raise ValueError("score, pace = 'reference' needs reference, a run; None has no losses")
         if self.reference is not None and not asked & {"reference", "excess"}:
             raise ValueError("reference is a run that nothing reads; take score = 'reference' or 'excess'")
+        refuse_unread(self)
         return self
 
     @property

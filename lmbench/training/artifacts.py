@@ -12,14 +12,18 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 
-from lmbench.asked import read_or_make
+from lmbench.asked import config_of, read_or_make
 from lmbench.config import Config
 from lmbench.measure.artifact import Coding, Packed, pack, predicted_bytes, tokenizer_bytes, unpack
 from lmbench.measure.products import flops_by_weight
 from lmbench.measure.score import evaluate
 from lmbench.methods.base import Method
+from lmbench.methods.constrain import Constrain
 from lmbench.methods.equipment import equipped, exported, in_force
+from lmbench.methods.narrowing import can_deploy, deployed
+from lmbench.models.base import ModelConfig
 from lmbench.probes.scores import Artifact
 from lmbench.records import Records, write_atomically
 from lmbench.run import Run
@@ -45,9 +49,10 @@ def artifacts(
     split: str = "test",
     device: str | None = None,
 ) -> pd.DataFrame:
-    """One row for each run: the bytes of its file, as predicted and as they are, and scores of it.
+    """One row for each run: the bytes of its file, as counted and as they are, and scores of it.
 
-    Columns: run, label, init_seed, record, bytes, predicted_bytes, one of each part ("bytes_codes", ...),
+    Columns: run, label, init_seed, record, bytes, predicted_bytes (from the config with the file's own
+    densities and forms, see `measure.artifact.predict`), one of each part ("bytes_codes", ...),
     bits_per_parameter, density (nonzero weights), macs and nonzero_macs (multiply-adds for a target, of
     all weights and of those that are not zero), and the metrics of the task.
 
@@ -71,14 +76,16 @@ def artifacts(
     return pd.DataFrame(parts)
 
 
-def packed_run(asked: Artifact, loaded: Loaded) -> Packed:
+def packed_run(asked: Artifact, loaded: Loaded, *, narrows: bool = False) -> Packed:
     """A run's weights, after the methods of `asked`, as a file.
 
     Args:
         loaded: the run under those methods.
+        narrows: whether a model whose last units are not in use is packed without them. Records keep all,
+            with the constraint beside them.
     """
     run = loaded.run
-    weights = exported(loaded.model, run.model)
+    model, weights = run.model, exported(loaded.model, run.model)
     said = [method.coded(run.model) for method in (*run.methods, *asked.methods)]
     codings = {
         name: Coding(coded.bits, coded.granularity, asked.scales)
@@ -87,8 +94,10 @@ def packed_run(asked: Artifact, loaded: Loaded) -> Packed:
     }
     data = load_task(run.task)
     held = in_force((*run.methods, *asked.methods), step=run.steps, steps=run.steps)
+    if narrows:
+        model, weights, held = _narrowed(model, weights, held)
     return pack(
-        run.model,
+        model,
         weights=weights,
         codings=codings,
         tokenizer=_tokenizer(data) if isinstance(data, TextData) else None,
@@ -97,14 +106,27 @@ def packed_run(asked: Artifact, loaded: Loaded) -> Packed:
     )
 
 
-def write_artifact(digest: str, *, store: Store, to: Path) -> Path:
-    """Pack a finished run into a new file, as it is.
+def _narrowed(
+    model: ModelConfig, weights: dict[str, Tensor], held: tuple[Method, ...]
+) -> tuple[ModelConfig, dict[str, Tensor], tuple[Method, ...]]:
+    """The units in use as a plain small model, and what is in force beside it."""
+    for one in held:
+        if isinstance(one, Constrain) and one.rule == "prefix" and can_deploy(model):
+            others = tuple(method for method in held if method is not one)
+            return *deployed(model, weights, one.widths(model, 0, steps=1)), others
+    return model, weights, held
+
+
+def write_artifact(digest: str, *, store: Store, to: Path, methods: Sequence[Method] = ()) -> Path:
+    """Pack a finished run into a new file: of a constrained one the units that its last step had in use,
+    where those are the first.
 
     Args:
         to: the file, which must not be there yet; the folder that it lies in must.
+        methods: as for `artifacts`.
 
     Raises:
-        ValueError: a file that exists, an unknown run, or one without weights.
+        ValueError: a file that exists, an unknown run, one without weights, or methods that do not fit it.
     """
     if to.exists():
         raise ValueError(f"{to} is there already; name a file that is not")
@@ -113,9 +135,16 @@ def write_artifact(digest: str, *, store: Store, to: Path) -> Path:
     kind = store.record(digest)["run"]["kind"]
     if kind != "run":
         raise ValueError(f"{digest} is a record of kind {kind!r}, not a training run: it has no weights")
-    loaded = load_run(digest, store=store, device=torch.device("cpu"))
-    write_atomically(to, packed_run(Artifact(run=digest), loaded).data)
+    asked = Artifact(run=digest, methods=tuple(methods))
+    write_atomically(to, packed_run(asked, _loaded(asked, store), narrows=True).data)
     return to
+
+
+def _loaded(asked: Artifact, store: Store) -> Loaded:
+    """The run with what was in force at its end, and under the methods of `asked`."""
+    run = config_of(asked.run, store=store)
+    held = in_force(run.methods, step=run.steps, steps=run.steps)
+    return load_run(asked.run, store=store, device=torch.device("cpu"), methods=(*held, *asked.methods))
 
 
 def _tokenizer(data: TextData) -> bytes:
@@ -126,18 +155,16 @@ def _tokenizer(data: TextData) -> bytes:
 def _pack_into(asked: Artifact, store: Store, *, device: str | None) -> None:
     """Pack, read back, score and file one run under the record's lock."""
     where = resolve_device(device)
-    run = load_run(asked.run, store=store, device=torch.device("cpu")).run
-    held = in_force(run.methods, step=run.steps, steps=run.steps)
-    loaded = load_run(asked.run, store=store, device=torch.device("cpu"), methods=(*held, *asked.methods))
+    loaded = _loaded(asked, store)
     made = packed_run(asked, loaded)
 
     def rows() -> list[dict[str, Any]]:
         file = store.folder(asked.digest) / FILE
         write_atomically(file, made.data)
-        return _rows(asked, run, made, file.read_bytes(), where)
+        return _rows(asked, loaded.run, made, file.read_bytes(), where)
 
     env = environment(where) | {"hashes": {"weights": loaded.weights}}
-    file_rows(asked, rows, label=run.model.name, store=store, env=env)
+    file_rows(asked, rows, label=loaded.run.model.name, store=store, env=env)
 
 
 def _rows(asked: Config, run: Run, made: Packed, data: bytes, device: torch.device) -> list[dict[str, Any]]:

@@ -9,7 +9,11 @@ pair, never invent one. What is dropped is the later of two; a unit is compared 
 
 Training text is also compared with validation and test text. A copy may begin anywhere in it, so
 held-out text is cut at every quarter of a piece: a copied piece of L tokens then shares at least
-7/8 L with one of them, a Jaccard of about 7/9, above the default threshold.
+7/8 L with one of them, a Jaccard of about 7/9, above the default threshold. That is where the default
+16 bands of 8 rows compare two units with probability 0.90, so one in ten of the worst placed copies
+stays; `exact` finds them all where they are verbatim. A unit of l < L tokens, as the last one of a
+document is, meets pieces of L tokens too, of which it is at most l/L: near copies below that
+threshold, by default 0.7 L, stay unless they are verbatim.
 
 Source: Leskovec, Rajaraman & Ullman, Mining of Massive Datasets, section 3.4; Lee et al. 2021
 (arXiv:2107.06499). Legend: N position, U unit, S shingle.

@@ -1,10 +1,10 @@
 """Building the model that a file names, when the file may come from anyone.
 
-The config decides what is built, so it is checked before: no whole number may be larger than
-any real model needs, nothing may name a folder of this machine, and the model is first built on the
-meta device, where tensors take no memory, under a guard that stops it when it registers more parts
-than a model of the suite has. Only then are the shapes known that everything else is held against.
-
+The config decides what is built, so it is checked before: no number, in whatever form a config would
+take it, may be larger than any real model needs, nothing may name a folder of this machine, and the
+model is first built on the meta device, where tensors take no memory, under a guard that stops it when
+it registers more parts than a model of the suite has. Only then are the shapes known that everything
+else is held against.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from torch.nn.modules import module as registry
 from lmbench.config import from_dict
 from lmbench.models.base import ModelConfig
 
-LARGEST = 1 << 20  # of a whole number in a config: rows of a table, tokens of context
+LARGEST = 1 << 20  # of a number in a config: rows of a table, tokens of context
 LARGEST_COUNT = 256  # of a field whose name starts with "n_": layers, heads, experts, repetitions
 _PARTS_PER_TENSOR = 32  # modules, buffers and parameters beside each parameter; the suite's have at most ten
 
@@ -77,9 +77,21 @@ def _check_values(value: Any, *, largest: int = LARGEST) -> None:
             _check_values(held, largest=LARGEST_COUNT if name.startswith("n_") else LARGEST)
     elif isinstance(value, list | tuple):
         for held in value:
-            _check_values(held)
-    elif isinstance(value, int) and abs(value) > largest:
+            _check_values(held, largest=largest)
+    elif isinstance(value, str) and _is_numeric(value):
+        # A config would read it as the number that it spells, past the limit.
+        raise ValueError(f"the config holds {value[:40]!r}, in an artifact a number is not written as text")
+    elif isinstance(value, int | float) and not abs(value) <= largest:  # so that NaN is refused too
         raise ValueError(f"the config holds {value}, in an artifact such a number is at most {largest:,}")
+
+
+def _is_numeric(text: str) -> bool:
+    """Whether anything could read the text as a number: Python accepts all that pydantic does."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

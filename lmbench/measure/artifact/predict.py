@@ -1,4 +1,8 @@
-"""How large a packed model will be, counted before it is trained.
+"""How large a packed model will be, counted from its config without its weights.
+
+What training decides, the share of each tensor that is not zero, is given or taken to be all of it; so is
+the form of each tensor. Beside a finished file the two are the file's own, and the count then says how
+well the bytes of codes, masks and scales are understood, not how well they were foreseen.
 
 Before entropy coding the count is exact: bits times values, scales, masks, the rest, the header.
 After it, codes take their entropy. For weights that are roughly Gaussian in a row and clipped at k
