@@ -169,7 +169,8 @@ def generalization_sentences(
 
     All pairs of models on all members of a family are one family of tests. A model that has learned
     nothing has nothing to lose, so only those are compared whose normalised value in distribution is
-    at least `known` with its whole interval; the others are named.
+    at least `known` with its whole interval; the others are named. Where all that are left fall to chance,
+    the one that knew least would lose least, so none is said to.
 
     Raises:
         ValueError: as `gaps`, or models of different seeds.
@@ -197,7 +198,11 @@ class _Member:
         self.weak = within[least < known]
         self.own = own[own["label"].isin(within[least >= known]["label"])]
         self.pairs = pd.DataFrame({"p": np.zeros(0)})
+        self.is_lost = False
         if self.own["label"].nunique() > 1:
+            left = summarise(self.own, by="label", value="normalised", confidence=confidence)
+            self.is_lost = not (left["low"].fillna(left["mean"]) > 0).any()
+        if self.own["label"].nunique() > 1 and not self.is_lost:
             self.pairs = paired_differences(
                 self.own, group="label", unit="init_seed", value="gap", confidence=confidence
             )
@@ -208,8 +213,15 @@ class _Member:
         if not self.own.empty:
             table = summarise(self.own, by="label", value="gap", confidence=self.confidence)
             unit = f"loss {UNIT} on {self.name}"
-            said.append(ranking_sentence(table, label="label", unit=unit, confidence=self.confidence))
-            if len(table) > 1:
+            if not self.is_lost:
+                said.append(ranking_sentence(table, label="label", unit=unit, confidence=self.confidence))
+            if self.is_lost:
+                names = ", ".join(f"{row.label} {row.mean:.2f}" for row in table.itertuples())
+                said.append(
+                    f"On {self.name} none is surely above chance, so the loss is what was known ({names}), "
+                    "and who loses least is not asked."
+                )
+            elif len(table) > 1:
                 best = table.loc[table["mean"].idxmin(), "label"]
                 said.append(judge(f"{best} loses least", self._of(best), unit=f"{UNIT} lost").text)
         if self.own["label"].nunique() < 2:

@@ -6,7 +6,6 @@ and compressors that know none. What a model loses beyond them is its own.
 """
 
 from collections.abc import Mapping
-from math import nan
 
 import pandas as pd
 
@@ -93,6 +92,12 @@ def domain_table(
     return whole[[*first, *(name for name in whole if name not in first)]]
 
 
+def _step(row: pd.Series) -> str:
+    """A gap, with its interval where it has one."""
+    value, low, high = in_digits(row["gap"], row["gap_low"], row["gap_high"], signed=True)
+    return f"{value} ({low} to {high})" if low else f"{row['gap']:+.3f}".replace("-", "−")
+
+
 def domain_reading(
     scores: pd.DataFrame, *, domain: str, references: Mapping[str, pd.DataFrame], confidence: float = 0.95
 ) -> str:
@@ -118,7 +123,11 @@ def domain_reading(
         said = [f"{capital(claim)}: not decided, as no other model is compared."]
     if OUT in references:
         leading = reference_values(leading_references(references[OUT], metric=METRIC), metric=METRIC)
-        gaps = {name: in_digits(table.loc[name, "gap"], nan, nan, signed=True)[0] for name in leading}
-        steps = ", ".join(f"{name} {gap}" for name, gap in gaps.items())
-        said.append(f"The same step costs the reference predictors, in {UNIT}: {steps}.")
+        steps = ", ".join(f"{name} {_step(table.loc[name])}" for name in [*models, *leading])
+        said.append(f"The step costs, in {UNIT}: {steps}. Intervals are over seeds, of one text of each.")
+        first, counted = (table.loc[names, "in_domain"] for names in (models, list(leading)))
+        said.append(
+            f"On the known domains {first.idxmin()} has {first.min():.3f} and {counted.idxmin()}, the best "
+            f"of the predictors without training, {counted.min():.3f} {UNIT}."
+        )
     return " ".join(said)
