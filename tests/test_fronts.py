@@ -69,6 +69,8 @@ def test_points_take_costs_from_runs_by_seed_and_times_by_arm():
     alone = runs.assign(all_flops=float("nan"))
     # Without a teacher, its own FLOPs are all that an arm takes.
     assert front_points(FILES, runs=alone)["all_flops"].tolist() == [7.0] * len(FILES)
+    counted = alone.assign(optimizer_flops=1.0)
+    assert front_points(FILES, runs=counted)["all_flops"].tolist() == [8.0] * len(FILES)
     # That int8 is faster says nothing here: it computes another model, with another loss.
     assert points["seconds"].tolist()[::2] == pytest.approx([8.0, 2.0, 2.0, 0.5, 0.5])
 

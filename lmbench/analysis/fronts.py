@@ -26,7 +26,7 @@ COSTS = {
     "bytes": "packed file (bytes)",
     "seconds": "seconds of a pass",
     "train_flops": "training FLOPs",
-    "all_flops": "training FLOPs (teacher included)",
+    "all_flops": "training FLOPs (teacher's passes included)",
     "train_seconds": "training time (s)",
 }
 LOSSES = {
@@ -49,7 +49,8 @@ def front_points(
     Args:
         artifacts: label, init_seed, bytes, packed_bits_per_byte.
         runs: label, init_seed and training costs of `COSTS`, where an arm was trained; one row each. Where
-            all_flops is missing there was no teacher, and train_flops are all.
+            all_flops is missing there was no teacher, and train_flops are all, with those of the optimizer
+            where they are known: all_flops hold these too.
         latency: label, form, batch, seconds; of these the forms that are `EXACT`. An arm without times has
             none.
         batch: of the times; None takes the smallest that there is.
@@ -62,12 +63,16 @@ def front_points(
     points = artifacts[["label", UNIT, "bytes", LOSS]].copy()
     points.insert(0, "family", [family_of(label) for label in points["label"]])
     if runs is not None:
-        known = [name for name in ("train_flops", "all_flops", "train_seconds", "device") if name in runs]
+        names = ("train_flops", "optimizer_flops", "all_flops", "train_seconds", "device")
+        known = [name for name in names if name in runs]
         refuse_mixed_devices(runs, known)
         costs = runs[["label", UNIT, *known]].drop_duplicates(["label", UNIT])
         if {"train_flops", "all_flops"} <= set(known):
-            costs = costs.assign(all_flops=costs["all_flops"].fillna(costs["train_flops"]))
-        points = points.merge(costs, on=["label", UNIT], how="left")
+            own = costs["train_flops"] + costs.get("optimizer_flops", 0.0)
+            costs = costs.assign(all_flops=costs["all_flops"].fillna(own))
+        points = points.merge(
+            costs.drop(columns="optimizer_flops", errors="ignore"), on=["label", UNIT], how="left"
+        )
     if latency is not None:
         exact = latency[latency["form"].isin(EXACT)]
         points["seconds"] = points["label"].map(fastest(exact, batch=batch)["seconds"])
