@@ -54,7 +54,7 @@ _PUBLIC = {
     "lmbench.analysis.order": ("onset_table", "order_table"),
     "lmbench.analysis.earlier_table": ("claim_sentence", "earlier_table"),
     "lmbench.analysis.planning": ("plan_seeds",),
-    "lmbench.analysis.emergence_words": ("earlier_sentences",),
+    "lmbench.analysis.emergence_words": ("earlier_caption", "earlier_sentences"),
     "lmbench.analysis.emergence": ("emergence_reading", "ladder_table", "seeds_needed", "tracked"),
     "lmbench.analysis.generalization": ("family_table", "gaps", "generalization_sentences"),
     "lmbench.analysis.text_domains": ("domain_reading", "domain_table"),

@@ -26,7 +26,13 @@ def rows(label, times, *, budget=2000.0, width=1.02, units=(("step", 1.0),), **f
         late = time > budget
         lower, upper = (budget, math.inf) if late else (time / math.sqrt(width), time * math.sqrt(width))
         for unit, cost in units:
-            at = {"unit": unit, "lower": cost * lower, "upper": cost * upper, "last": cost * budget}
+            at = {
+                "unit": unit,
+                "lower": cost * lower,
+                "upper": cost * upper,
+                "last": cost * budget,
+                "latest": cost * budget,
+            }
             made.append({"run": f"{label}-{seed}", "label": label, "init_seed": seed, "emerged": not late})
             made[-1] |= fixed | at
     return pd.DataFrame(made)
@@ -106,7 +112,8 @@ def test_more_than_half_censored_prints_at_least():
     found = route(both(CONV, 3 * ATTENTION))
     assert (found.bound, found.emerged_b, found.decided) == ("lower", 2, "earlier")
     assert (
-        f"conv is ≥ {found.restricted:.3g} times earlier than attention (restricted means" in found.sentence
+        f"conv is ≥ {found.restricted_low:.3g} times earlier than attention (ratio of restricted geometric "
+        f"means {found.restricted:.3g}, 95% interval {found.restricted_low:.3g} to" in found.sentence
     )
     assert "Fisher's exact p = 0.167 of equal shares" in found.sentence
     assert found.restricted < found.ratio
@@ -286,6 +293,29 @@ def test_decisions_are_made_by_the_adjusted_p():
     table = earlier_table(onsets, permutations=49)
     assert (table["low"] > 1).all() and (table["p"] < 0.05).all()
     assert (table["p_holm"] > 0.05).all() and set(table["decided"]) == {"not decided"}
+
+
+def test_a_sentence_says_what_the_adjusted_p_decides():
+    onsets = pd.concat(
+        [both(CONV, 1.1 * ATTENTION, task=task) for task in ("route", "chain", "recall")], ignore_index=True
+    )
+    row = earlier_table(onsets, permutations=49).iloc[0]
+    assert "is 2.11 times earlier" in route(onsets[onsets["task"] == "route"]).sentence
+    assert (
+        f"not decided whether conv or attention is earlier, as Holm's p = {row['p_holm']:.3f} over 3 "
+        "comparisons (fitted ratio 2.11" in row["sentence"]
+    )
+    explored = earlier_table(onsets.assign(unit="tokens"), permutations=49)
+    assert explored["p_holm"].isna().all()
+
+
+def test_a_sentence_is_of_the_last_step_at_which_an_onset_can_be():
+    onsets = both(budget=800).assign(latest=500.0)
+    slow = (onsets["label"] == "attention") & ~onsets["emerged"]
+    found = route(onsets.assign(lower=onsets["lower"].mask(slow, 700.0)))
+    assert (found.latest, found.budget, found.ending_a, found.ending_b) == (500, 800, 0, 2)
+    assert "Emerged by 500 steps, scored until 800: conv in 5 of 5 seeds" in found.sentence
+    assert ", 2 more were above at the end and are censored." in found.sentence
 
 
 def test_not_reached_stays_in_the_family():

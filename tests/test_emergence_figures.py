@@ -25,7 +25,7 @@ from lmbench.analysis.emergence_grid import TINY
 from lmbench.analysis.emergence_ratios import ratio_panel
 from lmbench.analysis.emergence_survival import survival_curves
 from lmbench.analysis.emergence_thresholds import threshold_panel
-from lmbench.analysis.emergence_words import earlier_sentences, jump_sentences, shown
+from lmbench.analysis.emergence_words import earlier_caption, earlier_sentences, jump_sentences, shown
 from lmbench.analysis.ladders import normalise
 from lmbench.analysis.stats import t_interval
 
@@ -91,7 +91,7 @@ def comparison(a, task, **fields):
         "unit": "step", "ratio": 2.0, "low": 1.5, "high": 3.0, "method": "Welch's t", "bound": "", "n_a": 5,
         "n_b": 5, "emerged_a": 5, "emerged_b": 5, "restricted": 2.0, "restricted_low": 1.5,
         "restricted_high": 3.0, "confidence": 0.95, "decided": "earlier", "primary": True,
-        "depends_on_metric": False,
+        "depends_on_metric": False, "budget": 6000.0, "latest": 6000.0, "ending_a": 0, "ending_b": 0,
     }  # fmt: skip
     return row | fields
 
@@ -354,10 +354,10 @@ def test_arrows_say_that_an_interval_goes_on():
 
 def test_a_median_that_was_not_reached_gives_a_bound_from_restricted_means():
     row = shown(comparison("lstm", "route", **BOUND))
-    assert row == (4.0, 2.5, math.inf, "≥ 4 [2.5, 6]")
+    assert row == (4.0, 2.5, math.inf, "≥ 2.5, g = 4")
     turned = {"bound": "upper", "ratio": 0.0, "low": 0.0, "high": 0.3, "restricted": 0.25, "decided": "later"}
     row = shown(comparison("lstm", "route", **turned, restricted_low=0.2) | {"restricted_high": 0.4})
-    assert row == (0.25, 0.0, 0.4, "≤ 0.25 [0.2, 0.4]")
+    assert row == (0.25, 0.0, 0.4, "≤ 0.4, g = 0.25")
     # Nothing is claimed of an order that is not decided.
     row = shown(comparison("lstm", "route", **BOUND, decided="not decided"))
     assert row.text == "fitted ∞ [3, ∞]"
@@ -408,12 +408,10 @@ def test_many_comparisons_are_told_by_capability():
     table = many_comparisons().assign(sentence="One sentence.", budget=6000.0)
     few = table.iloc[:20].assign(decided="earlier", p=0.01, p_holm=0.02)
     assert earlier_sentences(few) == ["One sentence."] * 20
-    taken_back = few.assign(decided=["not decided"] + ["earlier"] * 19, p_holm=0.2)
-    assert earlier_sentences(taken_back)[:2] == [
-        "One sentence. Over 20 comparisons it is not decided: Holm's p = 0.200.",
-        "One sentence.",
-    ]
-    said = earlier_sentences(table)
+    marked = earlier_sentences(few.iloc[:2], shortcuts={("chain", "0")})
+    assert marked == ["One sentence. ‡", "One sentence."]
+    said = earlier_sentences(table, shortcuts={("task 0", "0")})
+    assert said[2].startswith("Task 0 0 ‡, beside") and "at a ‡ a shortcut alone comes near" in said[0]
     assert len(said) == 1 + 9 + 1 and "One sentence." not in said
     assert said[0].startswith(
         "Times earlier by the score at 0.5, in steps, with 95% intervals; decided after"
@@ -422,6 +420,45 @@ def test_many_comparisons_are_told_by_capability():
     assert said[1].startswith("Chain 0, beside transformer (") and "earlier: lstm 2 [" in said[1]
     assert said[2].endswith("; reached by neither: a, b, c, d.")
     assert said[-1] == "Reached by no run of any: task 8 0, task 9 0, task 10 0, task 11 0."
+
+
+def test_runs_above_at_the_end_are_told_beside_those_that_emerged():
+    table = many_comparisons().assign(sentence="", latest=5045.0, ending_a=2, ending_b=1)
+    said = earlier_sentences(table)
+    assert (
+        "'more at the end' are runs above at their last points, too few for an onset, and censored" in said[0]
+    )
+    assert said[1].startswith(
+        "Chain 0, beside transformer (5 of 5 seeds by 5,045 steps, scored until 6,000, 1 more at the end): "
+        "earlier: lstm 2 [1.5, 3] (5 of 5, 2 more at the end)"
+    )
+    assert said[2].endswith(
+        "; reached by neither: " + ", ".join(f"{a} (2 more at the end)" for a in "abcd") + "."
+    )
+
+
+def test_a_caption_tells_declared_rows_from_explored_ones():
+    table = comparisons().assign(primary=[True] * 2 + [False] * 4)
+    assert earlier_caption(table) == (
+        "2 rows are declared (primary) and decided after Holm's adjustment. The other 4 are explored and "
+        "adjusted apart, by Benjamini and Hochberg, so the same numbers may have another verdict there."
+    )
+    assert "explored" not in earlier_caption(comparisons())
+
+
+def test_a_row_that_flops_decide_otherwise_is_marked():
+    there = comparisons().iloc[:2].assign(unit="flops", primary=False, low=0.4, high=0.6, p=1e-4)
+    table = pd.concat([comparisons().iloc[:2].assign(p=1e-4), there], ignore_index=True)
+    fig = ratio_panel(table)
+    assert [text for text in texts(fig.axes[0]) if text.endswith("§")] == ["5/5, 5/5 §"] * 2
+    assert "§: another verdict in FLOPs" in fig.caption
+    assert "§" not in ratio_panel(comparisons()).caption
+
+
+def test_a_fit_beyond_observation_is_told_to_have_no_marker():
+    fig = ratio_panel(pd.DataFrame([comparison("lstm", "route", **BOUND, decided="not decided")]))
+    assert "Fitted 0 or ∞: there is an interval and no marker." in fig.caption
+    assert "Fitted 0 or ∞" not in ratio_panel(comparisons()).caption
 
 
 def test_ratios_refuse_several_references_and_unknown_ones():
@@ -456,26 +493,28 @@ def test_the_median_onset_is_drawn_over_the_threshold_for_both_metrics():
     assert dashed.get_markerfacecolor() == "white"
 
 
-def test_a_median_that_is_not_reached_is_an_arrow_at_the_last_evaluation():
+def test_a_median_that_is_not_reached_is_an_arrow_beside_the_panel_at_its_own_threshold():
     fig = figure("thresholds")
     chain, route = fig.axes
     arrows = [line for line in route.lines if line.get_marker() == ">"]
-    assert [line.get_xdata()[-1] for line in arrows] == [1280, 1280]  # both metrics of the lstm
+    assert [list(line.get_xydata()[0]) for line in arrows] == [[1.0, 0.2]] * 2  # both metrics of the lstm
+    at = [line.get_transform().transform(line.get_xydata())[0] for line in arrows]
+    assert route.bbox.x1 < at[0][0] < at[1][0], "apart to the side, for a height would be a threshold"
     assert all(matplotlib.colors.same_color(line.get_color(), color_of("lstm")) for line in arrows)
-    assert abs(np.diff([line.get_ydata()[-1] for line in arrows])[0]) > 0.05  # apart
     assert not [line for line in lines_of(chain, color_of("transformer")) if line.get_marker() == ">"]
     assert "Arrows" in fig.caption
     assert "lstm not by 1280" in fig.alt
 
 
-def test_a_curve_runs_on_to_its_arrow_where_only_high_thresholds_are_missed():
+def test_no_line_leads_from_a_curve_to_the_arrow_of_a_threshold_that_was_missed():
     rows = points(tasks=TASKS[:1])
-    rows = rows[rows["step"] <= 320]
+    rows = rows[rows["step"] <= 640]
     ax = threshold_panel(normalise(rows, ladder()), thresholds=(0.2, 0.5, 0.9), metrics=["answer_nll"]).axes[
         0
     ]
     (arrow,) = (line for line in lines_of(ax, color_of("lstm")) if line.get_marker() == ">")
-    assert arrow.get_xdata()[-1] == 320
+    assert arrow.get_linestyle() == "None" and len(arrow.get_xdata()) == 1
+    assert arrow.get_ydata()[0] == 0.5
 
 
 def test_one_metric_is_enough_for_a_threshold_panel_and_three_are_too_many():
@@ -492,10 +531,10 @@ def test_one_metric_is_enough_for_a_threshold_panel_and_three_are_too_many():
 # ------------------------------------------------------------------ sentences
 
 
-def rise(label, score, nll, dependent, task="copy"):
+def rise(label, score, nll, dependent, task="copy", half=None):
     return {
         "label": label, "task": task, "level": "0", "n": 10, "score_jump": score, "nll_jump": nll,
-        "dependent": dependent,
+        "score_jump_half": score, "nll_jump_half": half or nll, "dependent": dependent,
     }  # fmt: skip
 
 
@@ -506,20 +545,25 @@ def test_sentences_name_the_rises_that_are_sharp_in_one_metric_only():
         rise("transformer", "sharp", "sharp", "no"),
         rise("transformer", "smooth", "smooth", "no", task="chain"),
         rise("gru", "not decided", "smooth", "not decided"),
+        rise("hgrn", "sharp", "smooth", "not decided", half="sharp"),
     ]
     assert jump_sentences(pd.DataFrame(rows)) == (
-        "Of 5 rises (a model in a task and level), 2 are metric-dependent, that is sharp in one metric only. "
+        "Of 6 rises (a model in a task and level), 2 are metric-dependent, that is sharp in one metric only, "
+        "both from 0.25 and from 0.5 to 0.75. "
         "lstm in copy level 0 is sharp in the score and smooth in the answer NLL (10 seeds). "
         "ssm in copy level 0 is sharp in the answer NLL and not finished in the score (10 seeds). "
         "Sharp in both: transformer in copy level 0. "
-        "Not decided, as evaluations lie too far apart or the rise is not finished in one metric: "
-        "gru in copy level 0."
+        "Not decided, as the answer NLL rises in two steps, smooth from 0.25 and as sharp as the score from "
+        "0.5: hgrn in copy level 0. "
+        "Not decided, as evaluations lie too far apart, the rise is not finished in one metric or the two "
+        "feet say different things: gru in copy level 0."
     )
 
 
 def test_sentences_say_that_no_rise_depends_on_the_metric():
     said = (
-        "Of 1 rise (a model in a task and level), none is metric-dependent, that is sharp in one metric only."
+        "Of 1 rise (a model in a task and level), none is metric-dependent, that is sharp in one metric "
+        "only, both from 0.25 and from 0.5 to 0.75."
     )
     assert jump_sentences(pd.DataFrame([rise("lstm", "smooth", "smooth", "no")])) == said
     with pytest.raises(ValueError, match="is empty"):

@@ -247,6 +247,14 @@ def test_each_series_has_a_row_for_each_threshold_and_unit():
     assert half["last"].to_dict() == {"step": 70, "tokens": 4480, "flops": 7e7, "seconds": 35}
 
 
+def test_the_latest_onset_leaves_three_points_and_later_ones_are_censored_below_the_last():
+    table = onsets(pd.concat([series([0] * 4 + [1] * 3), series([0] * 5 + [1] * 2, run="r1", seed=1)]),
+                   units=("step",)).set_index("run")  # fmt: skip
+    assert table["latest"].to_dict() == {"r0": 50, "r1": 50} and set(table["last"]) == {70}
+    assert table["emerged"].to_dict() == {"r0": True, "r1": False}
+    assert (table["upper"]["r0"], table["lower"]["r1"]) == (50, 50), "above at the end, before the last"
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_the_table_holds_the_onset_of_each_series_in_any_order_of_the_rows(rule):
     rng = np.random.default_rng(5)
@@ -393,6 +401,15 @@ def test_a_grid_too_coarse_or_a_run_past_the_foot_at_once_decides_nothing():
     assert (once["score_jump"], once["dependent"]) == ("not decided", "not decided")
     # From below 0.25 at 1.2 to above 0.75 at 1: a factor 1.2, which is within 1.5 and not within 1.1.
     assert metric_dependence(both_metrics(a=(JUMP, RAMP)), factor=1.1)["score_jump"][0] == "not decided"
+
+
+def test_an_nll_that_rises_in_two_steps_decides_no_dependence_on_the_metric():
+    """It passes 0.25 by the format, rests, and then falls with the score: smooth from the lower foot only."""
+    steps = [0] * 2 + [0.4] * 6 + [1] * 8
+    row = metric_dependence(both_metrics(a=(JUMP, steps))).iloc[0]
+    assert (row["score_jump"], row["nll_jump"]) == ("sharp", "smooth")
+    assert (row["score_jump_half"], row["nll_jump_half"]) == ("sharp", "sharp")
+    assert row["dependent"] == "not decided"
 
 
 def test_two_metrics_may_put_two_labels_in_opposite_orders():

@@ -18,7 +18,7 @@ def onsets(cells, **fixed):
         {
             "run": f"{label}{seed}", "label": label, "init_seed": seed, "task": task, "level": level,
             "metric": "score", "threshold": 0.5, "unit": "step", "lower": float(lower), "upper": upper,
-            "emerged": math.isfinite(upper), "loss": math.nan, "last": 1280.0,
+            "emerged": math.isfinite(upper), "loss": math.nan, "last": 1280.0, "latest": 1280.0,
         }
         | fixed
         for (label, task, level), bounds in cells.items()
@@ -252,7 +252,33 @@ def test_an_order_that_seeds_do_not_agree_on_is_not_decided():
 
 def test_a_median_that_is_not_reached_is_told_by_the_runs_that_got_there():
     (said,) = order_sentences(of(chain=[(10, 20), (1280, NEVER), (1280, NEVER)]))
-    assert said == "ssm: in order of their medians chain 0 (1 of 3 seeds)."
+    assert said == "ssm: reached without a median: chain 0 (1 of 3 seeds)."
+
+
+def test_levels_without_a_median_have_no_place_in_the_order():
+    (said,) = order_sentences(of(chain=[(1280, NEVER), (1280, NEVER), (10, 20)], recall=[(20, 40)] * 3))
+    assert said.startswith(
+        "ssm: in order of their medians recall 0 (20.0 to 40.0 steps, 3 of 3); reached without a median: "
+        "chain 0 (1 of 3 seeds); "
+    )
+
+
+def test_levels_that_nobody_reached_are_told_by_when_they_could_have_been():
+    parts = [of(chain=[(1280, NEVER)] * 2), of(route=[(1280, NEVER)] * 2).assign(latest=640.0),
+             of(recall=[(640, NEVER), (1280, NEVER)]).assign(latest=640.0)]  # fmt: skip
+    assert order_sentences(pd.concat(parts)) == [
+        "ssm: nothing emerged; not reached by 1.28 k steps: chain 0; not reached by 640 steps: route 0, "
+        "recall 0 (1 more at the end)."
+    ]
+
+
+def test_an_order_in_every_seed_that_no_sign_test_can_decide_is_told_as_such():
+    wide = {"chain": [(10, 20)] * 4, "recall": [(40, 80)] * 4}
+    (said,) = order_sentences(of(**wide))
+    assert said.endswith(
+        "; decided between neighbours: none; in 4 of 4 seeds, which a sign test cannot decide among 1 pair "
+        "(p at least 0.125, before the adjustment): chain 0 before recall 0."
+    )
 
 
 def test_a_model_without_any_onset_is_told_by_its_budget():

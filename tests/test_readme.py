@@ -36,13 +36,15 @@ def test_every_make_target_exists():
 
 @pytest.mark.parametrize("line", [" ".join(words) for words in commands() if "-p" in words])
 def test_every_parameter_in_an_example_is_accepted(line):
-    from lmbench.assignments import make_run, parse_assignments
+    from lmbench.assignments import make_methods, make_run, parse_assignments
     from lmbench.notebook import checked, find, notebooks
 
     words = shlex.split(line)
     given = parse_assignments([words[i + 1] for i, word in enumerate(words) if word == "-p"])
     if words[1] == "notebook":
         assert checked(notebooks()[find(words[2])], given)
+    elif words[1] == "export":
+        assert make_methods(given)
     else:
         given.pop("teacher", None)  # the digest of a run, which only a store knows
         assert make_run({"model": words[2], "steps": 1} | given)

@@ -23,7 +23,7 @@ from lmbench.errors import unknown
 
 NARROW = 1.5  # upper / lower of an onset that may be taken at its middle
 KEYS = ("task", "level", "metric", "threshold", "unit")
-COLUMNS = ("run", "label", "init_seed", *KEYS, "lower", "upper", "emerged", "last")
+COLUMNS = ("run", "label", "init_seed", *KEYS, "lower", "upper", "emerged", "last", "latest")
 
 
 def earlier(
@@ -63,6 +63,7 @@ def earlier(
         )
     bounds = [side[name].to_numpy(float) for side in sides for name in ("lower", "upper")]
     counts = [int(side["emerged"].sum()) for side in sides]
+    ending = [above_at_the_end(side) for side in sides]
     found, method, bound = _ratio(bounds, paired=paired, confidence=confidence)
     restricted = NO_RATIO if method == "none" else restricted_mean_ratio(*bounds, confidence=confidence)
     late = [2 * k < len(side) for k, side in zip(counts, sides, strict=True)]
@@ -76,10 +77,17 @@ def earlier(
         restricted=restricted.value, restricted_low=restricted.low, restricted_high=restricted.high,
         fisher_p=fisher(*((k, len(side)) for k, side in zip(counts, sides, strict=True))),
         log_rank_p=log_rank(*bounds, paired=paired, permutations=permutations).p,
-        budget=float(min(side["last"].min() for side in sides)), confidence=confidence,
+        budget=float(min(side["last"].min() for side in sides)),
+        latest=float(min(side["latest"].min() for side in sides)),
+        ending_a=ending[0], ending_b=ending[1], confidence=confidence,
         decided=decide(found.low, found.high) if any(counts) else "not reached", sentence="",
     )  # fmt: skip
     return dataclasses.replace(result, sentence=sentence(result))
+
+
+def above_at_the_end(onsets: pd.DataFrame) -> int:
+    """Runs that were above at their last points, too few of them for an onset: censored."""
+    return int((~onsets["emerged"].astype(bool) & (onsets["lower"] < onsets["last"])).sum())
 
 
 def decide(low: float, high: float) -> Decided:

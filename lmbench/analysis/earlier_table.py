@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,9 +12,9 @@ from scipy import stats
 
 from lmbench.analysis.checks import require
 from lmbench.analysis.earlier import COLUMNS, KEYS, check_known, earlier, is_value
-from lmbench.analysis.earlier_words import UNIT, amount, times
+from lmbench.analysis.earlier_words import UNIT, Earlier, amount, sentence, times
 from lmbench.analysis.intervals import holm
-from lmbench.analysis.words import capital, percent, seeds
+from lmbench.analysis.words import capital, p_value, percent, seeds
 from lmbench.errors import unknown
 
 Promise = Literal["refuted", "consistent", "exceeded", "not decided"]
@@ -45,8 +45,8 @@ def earlier_table(
         units: of the onsets, all by default, like `thresholds` and `metrics`.
 
     Returns:
-        One row a comparison: the fields of `Earlier` (`decided` by the adjusted p), then primary,
-        p_holm, q, and depends_on_metric: whether score and answer_nll, each by its own
+        One row a comparison: the fields of `Earlier` (`decided` and `sentence` by the adjusted p), then
+        primary, p_holm, q, and depends_on_metric: whether score and answer_nll, each by its own
         interval, say different things; None where one of them is missing.
 
     Raises:
@@ -87,6 +87,9 @@ def _adjusted(table: pd.DataFrame, *, alpha: float) -> pd.DataFrame:
         table.loc[~primary, "q"] = np.where(np.isnan(p[~primary]), math.nan, q)
     adjusted = table["p_holm"].fillna(table["q"])
     table["decided"] = own.where((adjusted < alpha) | (own == "not reached"), "not decided")
+    sizes = {True: int(primary.sum()), False: int((~primary).sum())}
+    for place in table.index[table["decided"] != own]:
+        table.loc[place, "sentence"] = _taken_back(table.loc[place].to_dict(), sizes)
     said = own.groupby([table[name] for name in ("a", "b", *KEYS)], sort=False).first().to_dict()
     depends = []
     for key in table[["a", "b", *KEYS]].itertuples(index=False, name=None):
@@ -94,6 +97,14 @@ def _adjusted(table: pd.DataFrame, *, alpha: float) -> pd.DataFrame:
         depends.append(None if None in twins else twins[0] != twins[1])
     table["depends_on_metric"] = pd.Series(depends, index=table.index, dtype=object)
     return table
+
+
+def _taken_back(row: dict[str, Any], sizes: dict[bool, int]) -> str:
+    """The sentence of a comparison that its own p decides and the adjusted one does not."""
+    name, p = ("Holm's p", row["p_holm"]) if row["primary"] else ("Benjamini and Hochberg's q", row["q"])
+    reason = f"{p_value(p).replace('p', name, 1)} over {sizes[bool(row['primary'])]:,} comparisons"
+    fields = {field.name: row[field.name] for field in dataclasses.fields(Earlier)}
+    return sentence(Earlier(**fields), taken_back=reason)
 
 
 def judge_promise(low: float, high: float, *, adjusted_p: float, claimed: float, alpha: float) -> Promise:
@@ -130,7 +141,7 @@ def claim_sentence(table: pd.DataFrame, claimed_ratio: float) -> str:
         )
         value, low, high = times(row.ratio, row.low, row.high)
         what = (
-            f"no run of either got there by {amount(row.budget, row.unit)}"
+            f"no run of either got there by {amount(row.latest, row.unit)}"
             if row.decided == "not reached"
             else f"{value} times, {percent(row.confidence)} interval {low} to {high}, "
             f"{row.n_a} and {seeds(row.n_b)}"

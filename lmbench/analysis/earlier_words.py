@@ -62,13 +62,22 @@ class Earlier:
     """Of one distribution of times."""
     budget: float
     """Last evaluation of the run that was followed least."""
+    latest: float
+    """Last evaluation at which an onset can be: three points must be at or above."""
+    ending_a: int
+    """Runs that were above at the end, with too few points for an onset; they are censored."""
+    ending_b: int
     confidence: float
     decided: Decided
     sentence: str
 
 
-def sentence(found: Earlier) -> str:
-    """What a comparison says: ratio, interval, p, method, seeds, unit, and the share that emerged."""
+def sentence(found: Earlier, *, taken_back: str = "") -> str:
+    """What a comparison says: ratio, interval, p, method, seeds, unit, and the share that emerged.
+
+    Args:
+        taken_back: why an adjustment for many comparisons does not decide it, where it alone would be.
+    """
     where = f"{found.task} level {found.level} ({found.metric} at {found.threshold:g})"
     if found.decided == "not reached":
         return f"{capital(where)}: {_not_reached(found)}."
@@ -77,21 +86,23 @@ def sentence(found: Earlier) -> str:
             f"{capital(where)}: not known whether {found.a} ({seeds(found.n_a)}) or {found.b} "
             f"({seeds(found.n_b)}) is earlier, as onsets lie before the first evaluation or were never seen."
         )
-    emerged = f"Emerged by {amount(found.budget, found.unit)}: {_share(found, 'a')}, {_share(found, 'b')}"
+    by = until(found.latest, found.budget, found.unit)
+    emerged = f"Emerged by {by}: {_share(found, 'a')}, {_share(found, 'b')}"
     tests = [] if math.isnan(found.log_rank_p) else [f"log-rank {p_value(found.log_rank_p)} of equal times"]
     if (found.emerged_a, found.emerged_b) != (found.n_a, found.n_b):
         tests.insert(0, f"Fisher's exact {p_value(found.fisher_p)} of equal shares")
     rank = f" {capital(', '.join(tests))}." if tests else ""
-    return f"{capital(where)}, in {UNIT.get(found.unit, found.unit)}: {_lead(found)}. {emerged}.{rank}"
+    lead = _lead(found, taken_back=taken_back)
+    return f"{capital(where)}, in {UNIT.get(found.unit, found.unit)}: {lead}. {emerged}.{rank}"
 
 
-def _lead(found: Earlier) -> str:
+def _lead(found: Earlier, *, taken_back: str) -> str:
     a, b = found.a, found.b
     if found.decided == "later":
         # Told from the side of the earlier one, so that the factor is above 1.
         a, b = b, a
     if found.decided == "not decided":
-        reason = (
+        reason = taken_back or (
             "the interval holds 1"
             if math.isfinite(found.p)
             else "too few onsets are bounded on both sides for an interval"
@@ -106,8 +117,10 @@ def _lead(found: Earlier) -> str:
     if not low > 1:
         return f"{a} is earlier than {b}, whose median was not reached ({_numbers(found, flip=flip)})"
     value, bottom, top = times(least, low, high)
-    held = f"restricted means, {percent(found.confidence)} interval {bottom} to {top}"
-    return f"{a} is ≥ {value} times earlier than {b} ({held}); {_numbers(found, flip=flip)}"
+    held = (
+        f"ratio of restricted geometric means {value}, {percent(found.confidence)} interval {bottom} to {top}"
+    )
+    return f"{a} is ≥ {bottom} times earlier than {b} ({held}); {_numbers(found, flip=flip)}"
 
 
 def _ratio(found: Earlier, *, flip: bool) -> str:
@@ -147,18 +160,42 @@ def _plain(x: float, digits: int) -> str:
 
 def _not_reached(found: Earlier) -> str:
     """`not reached: 0 of 5 seeds by 2,000 steps`, said of both."""
-    by = amount(found.budget, found.unit)
-    a, b = (f"0 of {seeds(n)} by {by}" for n in (found.n_a, found.n_b))
-    return f"not reached: {a} in {found.a}, {b} in {found.b}"
+    by = until(found.latest, found.budget, found.unit)
+    a, b = (
+        f"0 of {seeds(n)} by {by} in {label}{_and_censored(more)}"
+        for n, label, more in ((found.n_a, found.a, found.ending_a), (found.n_b, found.b, found.ending_b))
+    )
+    return f"not reached: {a}, {b}"
 
 
 def _share(found: Earlier, side: Literal["a", "b"]) -> str:
-    label, n, k = (getattr(found, name) for name in (side, f"n_{side}", f"emerged_{side}"))
+    names = side, f"n_{side}", f"emerged_{side}", f"ending_{side}"
+    label, n, k, more = (getattr(found, name) for name in names)
     known = stats.binomtest(k, n).proportion_ci(found.confidence, method="exact")
     interval = f"{percent(found.confidence)} interval {100 * known.low:.0f}% to {100 * known.high:.0f}%"
-    return f"{label} in {k} of {seeds(n)} ({interval})"
+    return f"{label} in {k} of {seeds(n)} ({interval}){_and_censored(more)}"
+
+
+def _and_censored(n: int) -> str:
+    """`, 2 more were above at the end and are censored`; "" of none."""
+    verbs = ("was", "is") if n == 1 else ("were", "are")
+    return f", {n} more {verbs[0]} above at the end and {verbs[1]} censored" * int(n > 0)
+
+
+def and_more(n: int) -> str:
+    """`, 2 more at the end`: runs above at their last points, too few for an onset; "" of none."""
+    return f", {n} more at the end" * int(n > 0)
+
+
+def until(latest: float, budget: float, unit: str) -> str:
+    """`5,045 steps, scored until 6,000`: when an onset can be last, and the last evaluation."""
+    return amount(latest, unit) + f", scored until {_number(budget)}" * int(latest < budget)
 
 
 def amount(x: float, unit: str) -> str:
     """`2,000 steps`."""
-    return f"{x:,.0f} {UNIT.get(unit, unit)}" if x < 1e9 else f"{x:.3g} {UNIT.get(unit, unit)}"
+    return f"{_number(x)} {UNIT.get(unit, unit)}"
+
+
+def _number(x: float) -> str:
+    return f"{x:,.0f}" if x < 1e9 else f"{x:.3g}"

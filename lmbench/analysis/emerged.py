@@ -20,8 +20,10 @@ from lmbench.errors import unknown
 SERIES = ["run", "task", "level", "metric", "threshold"]
 METRICS = {"score": "score", "nll": "answer_nll"}
 """Prefix of the columns, and the metric of the rows."""
-FOOT, TOP = 0.25, 0.75
-"""Thresholds between which a rise is measured."""
+FEET, TOP = (0.25, 0.5), 0.75
+"""Thresholds between which a rise is measured. The nats of an answer pass 0.25 while a model learns the
+format and the marginals, long before they fall with the score, so the first foot alone makes any rise of
+the score look like the metric's own."""
 SHARP = 1.5
 """Factor of the unit within which a sharp rise goes from foot to top."""
 
@@ -90,29 +92,33 @@ def metric_dependence(
     A run's rise is as steep as T(0.75) / T(0.25), which the grid bounds from below and above. Of a
     label's runs the medians of these bounds count, a rise that is not finished as infinite:
     "sharp" if the upper one is at most `factor`, "smooth" if the lower one is above it, "not reached" if
-    it is infinite, else "not decided": the grid is too coarse, or the first point was past the foot.
+    it is infinite, else "not decided": the grid is too coarse, or the first point was past the foot. The same
+    is asked of T(0.75) / T(0.5), for a score that jumps in the middle of a smooth rise of the NLL is sharp
+    from both feet, and an NLL that rises in two steps is smooth from the first foot only.
 
     Args:
-        onsets: rows of `onset.onsets` with both metrics and the thresholds 0.25, 0.75 and `threshold`.
+        onsets: rows of `onset.onsets` with both metrics and the thresholds 0.25, 0.5, 0.75 and `threshold`.
 
     Returns:
         label, task, level, n (runs), and score_emerged, nll_emerged (runs past `threshold`), score_jump,
-        nll_jump, dependent ("yes" where one is sharp and the other smooth or not reached, "no" where
-        both are alike, else "not decided").
+        nll_jump (from 0.25), score_jump_half, nll_jump_half (from 0.5), dependent ("yes" where from both
+        feet the same one is sharp and the other smooth or not reached, "no" where from the first both are
+        alike and the second does not contradict it, else "not decided").
 
     Raises:
         ValueError: a missing column, unit, metric or threshold; runs that lack one of the metrics.
     """
-    chosen = _chosen(onsets, unit, (FOOT, threshold, TOP))
+    chosen = _chosen(onsets, unit, (*FEET, threshold, TOP))
     rows = []
     for key, group in chosen.groupby(["label", "task", "level"], sort=False, dropna=False, observed=True):
         row = dict(zip(("label", "task", "level"), key, strict=True)) | {"n": group["run"].nunique()}
         own = {name: _of_metric(group, metric, key) for name, metric in METRICS.items()}
         emerged = {name: int(part["emerged"].xs(threshold).sum()) for name, part in own.items()}
-        jumps = {name: _jump(part, factor) for name, part in own.items()}
+        jumps = [[_jump(part, factor, foot=foot) for part in own.values()] for foot in FEET]
         row |= {f"{name}_emerged": k for name, k in emerged.items()}
-        row |= {f"{name}_jump": jump for name, jump in jumps.items()}
-        rows.append(row | {"dependent": _dependent(*jumps.values())})
+        for suffix, both in zip(("", "_half"), jumps, strict=True):
+            row |= {f"{name}_jump{suffix}": jump for name, jump in zip(own, both, strict=True)}
+        rows.append(row | {"dependent": _from_both_feet(*jumps)})
     return pd.DataFrame(rows)
 
 
@@ -174,9 +180,10 @@ def _of_metric(group: pd.DataFrame, metric: str, key: tuple[str, str, str]) -> p
     return own.set_index(["threshold", "run"])
 
 
-def _jump(own: pd.DataFrame, factor: float) -> str:
+def _jump(own: pd.DataFrame, factor: float, *, foot: float) -> str:
     """How steep a rise is; `own` is of one metric, by (threshold, run)."""
-    foot, top = own.xs(FOOT), own.xs(TOP).reindex(own.xs(FOOT).index)
+    foot = own.xs(foot)
+    top = own.xs(TOP).reindex(foot.index)
     with np.errstate(divide="ignore"):
         most = np.where(top["emerged"], top["upper"] / foot["lower"], math.inf)
         least = np.where(top["emerged"], top["lower"] / foot["upper"], math.inf)
@@ -185,6 +192,15 @@ def _jump(own: pd.DataFrame, factor: float) -> str:
     if np.median(most) <= factor:
         return "sharp"
     return "smooth" if np.median(least) > factor else "not decided"
+
+
+def _from_both_feet(first: Sequence[str], second: Sequence[str]) -> str:
+    """What (score, nll) from the first foot says, unless the second foot does not bear it out."""
+    one, other = _dependent(*first), _dependent(*second)
+    if one == "yes":
+        is_same = other == "yes" and first.index("sharp") == second.index("sharp")
+        return "yes" if is_same else "not decided"
+    return "not decided" if (one, other) == ("no", "yes") else one
 
 
 def _dependent(score: str, nll: str) -> str:

@@ -8,6 +8,7 @@ import math
 import pandas as pd
 
 from lmbench.analysis.emerged import metric_dependence
+from lmbench.analysis.emergence_doubts import NEAR, assumption_sentence, cost_sentences, plateau_sentence
 from lmbench.analysis.emergence_words import earlier_sentences, jump_sentences
 from lmbench.analysis.order import order_sentences
 from lmbench.analysis.planning import plan_seeds, sigma_of
@@ -21,9 +22,11 @@ MOST_SEEDS = 1000
 def tracked(rows: pd.DataFrame) -> pd.DataFrame:
     """The points of the capability tracker among the tidy rows of runs: score and answer_nll.
 
-    Also a column bytes: a symbol is written as one byte. A run that diverged has all points of its grid
-    too, with NaN from there on: it is one of those that did not get there, and would otherwise not be
-    counted.
+    Also a column bytes: a symbol is written as one byte. Seconds are those of learning: a run captures or
+    compiles its step before its first point, which takes one model many times as long as another, so that
+    point is taken to cost its steps at the mean of the run's seconds a step after it. A run that diverged has
+    all points of its grid too, with NaN from there on: it is one of those that did not get there, and would
+    otherwise not be counted.
 
     Raises:
         ValueError: rows without such points, or a model of which every run diverged.
@@ -31,6 +34,8 @@ def tracked(rows: pd.DataFrame) -> pd.DataFrame:
     points = rows[(rows["split"] == "track") & rows["metric"].isin(["score", "answer_nll"])]
     if points.empty:
         raise ValueError("the runs hold no tracked points; train them with track = CapabilityTracker(...)")
+    if "seconds" in points:
+        points = points.assign(seconds=_learning_seconds(points))
     lost = rows[rows["metric"] == "diverged"].drop_duplicates("run")
     whole = points[~points["run"].isin(lost["run"])]
     parts = [points]
@@ -44,6 +49,19 @@ def tracked(rows: pd.DataFrame) -> pd.DataFrame:
         parts.append(missing.assign(**fixed, value=math.nan, evaluation=""))
     found = pd.concat(parts, ignore_index=True)
     return found.assign(bytes=found["tokens"])
+
+
+def _learning_seconds(points: pd.DataFrame) -> pd.Series:
+    """Seconds from the first point on, and before it at the run's own mean seconds a step after it.
+
+    A run that diverged after one point takes the mean of its model; NaN where there is none.
+    """
+    runs = points.groupby("run")
+    steps, seconds = (runs[name].agg(["min", "max"]) for name in ("step", "seconds"))
+    cost = (seconds["max"] - seconds["min"]) / (steps["max"] - steps["min"]).where(lambda x: x > 0)
+    cost = cost.fillna(cost.groupby(runs["label"].first()).transform("mean"))
+    before = cost * steps["min"] - seconds["min"]
+    return points["seconds"] + points["run"].map(before)
 
 
 def ladder_table(ladder: pd.DataFrame) -> pd.DataFrame:
@@ -121,25 +139,40 @@ def emergence_reading(
     onsets: pd.DataFrame,
     earlier: pd.DataFrame,
     *,
+    points: pd.DataFrame,
     ladder: pd.DataFrame,
     unit: str = "step",
     threshold: float = 0.5,
 ) -> str:
-    """What the tables show: orders within models, declared ratios, dependence on the metric, shortcuts."""
+    """What the tables show and what stands against it.
+
+    Orders within models, declared ratios, verdicts in FLOPs, the assumption behind them, plateaus at the
+    threshold, dependence on the metric, shortcuts.
+    """
     declared = earlier[earlier["primary"]]
+    known = ladder.merge(onsets[["task", "level"]].drop_duplicates(), on=["task", "level"])
+    passed = passed_without(known, threshold=round(threshold - NEAR, 12))
+    shortcuts = set(zip(passed["task"], passed["level"], strict=True))
     parts = [
         *order_sentences(onsets, unit=unit, threshold=threshold),
-        *earlier_sentences(declared),
+        *earlier_sentences(declared, shortcuts=shortcuts),
+        *cost_sentences(onsets, earlier, unit=unit),
+        assumption_sentence(earlier),
+        plateau_sentence(points, threshold=threshold),
         jump_sentences(metric_dependence(onsets, unit=unit, threshold=threshold)),
+        _shortcut_sentence(passed, threshold=threshold),
     ]
-    known = ladder.merge(onsets[["task", "level"]].drop_duplicates(), on=["task", "level"])
-    passed = [
-        f"on {row.task} {row.level} {row.shortcut!r} ({row.normalised:.2f})"
-        for row in passed_without(known, threshold=threshold).itertuples()
-    ]
-    if passed:
-        parts.append(
-            f"Shortcuts alone have a normalised score of at least {threshold:g}, so that passing it does not "
-            f"show the capability itself: {', '.join(passed)}."
-        )
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
+
+
+def _shortcut_sentence(passed: pd.DataFrame, *, threshold: float) -> str:
+    """Which shortcuts come near the threshold or pass it."""
+    if passed.empty:
+        return ""
+    named = ", ".join(
+        f"on {row.task} {row.level} {row.shortcut!r} ({row.normalised:.2f})" for row in passed.itertuples()
+    )
+    return (
+        f"‡ Shortcuts alone have a normalised score of at least {threshold - NEAR:g}, that is near "
+        f"{threshold:g} or above it, so that passing it does not show the capability itself: {named}."
+    )

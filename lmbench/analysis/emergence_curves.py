@@ -93,7 +93,7 @@ def capability_curves(
         emergence_grid.label_margins(margins)
         text = _caption(
             rows, means, threshold=threshold, lost=every["run"][~is_finite].nunique(),
-            is_cut=_is_cut(means, ladder, metric),
+            is_cut=_is_cut(means, ladder, metric), x=x,
         )  # fmt: skip
         return chart.finish(fig, caption=text, alt=_alt(means, looks, ladder, metric=metric, x=x))
 
@@ -147,12 +147,15 @@ def _is_cut(means: pd.DataFrame, ladder: pd.DataFrame, metric: str) -> bool:
     return False
 
 
-def _caption(rows: pd.DataFrame, means: pd.DataFrame, *, threshold: float, lost: int, is_cut: bool) -> str:
+def _caption(
+    rows: pd.DataFrame, means: pd.DataFrame, *, threshold: float, lost: int, is_cut: bool, x: str
+) -> str:
     many = means["n"].max() > 1
     parts = [
         "Lines are means over seeds, bands their intervals." if many else "Lines are single runs.",
         f"The threshold is {threshold:g} of the way from chance to Bayes.",
         f"Curves are cut off where they are {BEYOND:.0%} of the ladder beyond it." * is_cut,
+        emergence_grid.of_learning(x),
     ]
     if "n" in rows:
         few, many = int(rows["n"].min()), int(rows["n"].max())

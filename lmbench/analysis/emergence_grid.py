@@ -67,6 +67,11 @@ def chosen(table: pd.DataFrame, **values: object) -> pd.DataFrame:
     return table
 
 
+def of_learning(unit: str) -> str:
+    """What a caption says of seconds: `emergence.tracked` leaves out capturing and compiling a step."""
+    return "Seconds are those of learning, without start-up." * (unit == "seconds")
+
+
 def title(capability: Capability) -> str:
     """`chain, level 0`."""
     return "{}, level {}".format(*capability)

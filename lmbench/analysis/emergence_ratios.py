@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from lmbench.analysis import axes, chart, emergence_grid, style
 from lmbench.analysis.checks import require
 from lmbench.analysis.earlier_words import UNIT
+from lmbench.analysis.emergence_doubts import decided_otherwise
 from lmbench.analysis.emergence_grid import METRICS, TINY
 from lmbench.analysis.emergence_words import Drawn, shown
 from lmbench.analysis.words import percent
@@ -62,6 +63,7 @@ def ratio_panel(
     kept = _reached(rows)
     known = {name: _ordered(kept, name, looks) for name in emergence_grid.capabilities(kept)}
     drawn = [(row, shown(row)) for own in known.values() for row in own]
+    turned = decided_otherwise(table, rows)
     with style.context():
         fig, (ax,) = chart.new(width=style.PAGE_WIDTH, height=0.65 + _ROW * (len(known) + len(drawn)))
         _set_limits(ax, [found for _, found in drawn])
@@ -71,14 +73,17 @@ def ratio_panel(
             headings.append(len(names))
             names.append(emergence_grid.title(capability))
             for row, found in itertools.islice(left, len(own)):
-                _draw_row(ax, len(names), row, found, looks[row["a"]])
+                mark = " §" * ((row["a"], row["task"], row["level"]) in turned)
+                _draw_row(ax, len(names), row, found, looks[row["a"]], mark=mark)
                 names.append(row["a"])
         _write_names(ax, names, headings, confidence=float(rows["confidence"].iloc[0]), reference=reference)
         ax.axvline(1, zorder=0.4, **style.REFERENCE)
-        ax.set_xlabel(f"times earlier than {reference} (ratio of medians in {UNIT.get(unit, unit)})")
+        either = " or g" * any(x.text[0] in "≥≤" for _, x in drawn)
+        ax.set_xlabel(f"times earlier than {reference} (ratio of medians{either}, in {UNIT.get(unit, unit)})")
         text = _caption(rows, [found for _, found in drawn], ax.get_xlim(), threshold=threshold)
         left_out = _left_out(rows, kept)
-        text = " ".join(filter(None, (text, left_out)))
+        other = "§: another verdict in FLOPs, adjusted alike." * bool(turned)
+        text = " ".join(filter(None, (text, other, emergence_grid.of_learning(unit), left_out)))
         each = (
             f"{x['a']} in {x['task']} level {x['level']} {found.text}, {x['decided']}" for x, found in drawn
         )
@@ -138,7 +143,9 @@ def _set_limits(ax: Axes, drawn: list[Drawn]) -> None:
     axes.log_axis(ax, pd.Series([*inner, *held, *beyond], name="ratio"))
 
 
-def _draw_row(ax: Axes, place: int, row: dict[str, Any], drawn: Drawn, look: style.Look) -> None:
+def _draw_row(
+    ax: Axes, place: int, row: dict[str, Any], drawn: Drawn, look: style.Look, *, mark: str
+) -> None:
     """Interval, marker and words of one comparison."""
     said = {
         "xycoords": ("axes fraction", "data"),
@@ -146,7 +153,7 @@ def _draw_row(ax: Axes, place: int, row: dict[str, Any], drawn: Drawn, look: sty
         "va": "center",
         "size": TINY,
     }
-    counts = f"{row['emerged_a']}/{row['n_a']}, {row['emerged_b']}/{row['n_b']}"
+    counts = f"{row['emerged_a']}/{row['n_a']}, {row['emerged_b']}/{row['n_b']}{mark}"
     for text, at in ((drawn.text, _NUMBERS), (counts, _COUNTS)):
         ax.annotate(text, (1.0, place), xytext=(at, 0), annotation_clip=False, **said)
     if math.isnan(drawn.low):
@@ -200,9 +207,11 @@ def _caption(
         f"runs that emerged of the row and of {first['b']}.",
         f"Filled markers are decided after {family} adjustment, hollow ones are not.",
         "Arrows: the interval goes on." * goes_on,
-        "≥ and ≤: a median was not reached; a bound from restricted means."
-        * any(x.text[0] in "≥≤" for x in drawn),
+        "≥ and ≤: a median was not reached; the marker is g, the ratio of restricted geometric means, and "
+        "the bound the end of its interval." * any(x.text[0] in "≥≤" for x in drawn),
         "Fitted: a median was not reached and is extrapolated." * any(x.text[0] == "f" for x in drawn),
+        "Fitted 0 or ∞: there is an interval and no marker."
+        * any(x.text.startswith(("fitted 0 ", "fitted ∞")) for x in drawn),
         "†: score and answer NLL do not say the same." * any(x.text[-1] == "†" for x in drawn),
         f"{emergence_grid.seeds([*rows['n_a'], *rows['n_b']])} each.",
     ]

@@ -65,7 +65,7 @@ def survival_curves(
         emergence_grid.name_axes(panels, x=PROGRESS.get(unit, unit), y="runs without it\n(share)")
         chart.add_legend(fig, [*chart.legend_handles(looks), *_extra_handles(rows)])
         emergence_grid.label_margins(margins)
-        return chart.finish(fig, caption=_caption(rows, threshold, metric), alt=_alt(rows, looks, unit))
+        return chart.finish(fig, caption=_caption(rows, threshold, metric, unit), alt=_alt(rows, looks, unit))
 
 
 def _draw_survival(ax: Axes, runs: pd.DataFrame, look: style.Look) -> Label:
@@ -100,15 +100,15 @@ def _extra_handles(rows: pd.DataFrame) -> list[Line2D | Patch]:
     return handles
 
 
-def _caption(rows: pd.DataFrame, threshold: float, metric: str) -> str:
+def _caption(rows: pd.DataFrame, threshold: float, metric: str, unit: str) -> str:
     counts = rows.groupby(["label", "task", "level"], observed=True).size()
     name = METRICS.get(metric, metric).partition("\n")[0]
     return (
         f"Turnbull's estimate of the share of runs whose normalised {name} is not yet at or above "
         f"{threshold:g} for good; beside each panel, runs that emerged of all. "
         f"{emergence_grid.seeds(counts)}; "
-        "boxes reach from the last evaluation below to the first above."
-    )
+        f"boxes reach from the last evaluation below to the first above. {emergence_grid.of_learning(unit)}"
+    ).rstrip()
 
 
 def _alt(rows: pd.DataFrame, looks: Mapping[str, style.Look], unit: str) -> str:

@@ -3,8 +3,8 @@
 Emergence is said to be a matter of the metric (Schaeffer et al. 2023, "Are emergent abilities of large
 language models a mirage?"). So the median onset is drawn over all thresholds, for the score and for
 its continuous twin, the answer's negative log-likelihood. Where curves cross, the ranking of models
-depends on the threshold; where one metric's curve is steep and the other's is not, the jump is the
-metric's own.
+depends on the threshold; where one metric's curve is steep and the other's is not from any foot on, the
+jump may be the metric's own.
 """
 
 import math
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
 from lmbench.analysis import axes, chart, emergence_grid, style
 from lmbench.analysis.checks import require
@@ -29,7 +30,7 @@ TWINS = ("score", "answer_nll")
 _LINES = ("-", (0, (3, 1.5)))
 """Of the first metric and of the second; models differ by colour and marker here."""
 _EVERY = 2  # thresholds from marker to marker
-_APART = 0.055  # arrows, of the height of a panel
+_BESIDE, _BETWEEN = 6.0, 3.0  # points right of a panel: its first column of arrows, and from one to the next
 _KEYS = ["task", "level", "metric", "label", "threshold"]
 
 
@@ -39,17 +40,6 @@ class Median(NamedTuple):
     lower: float
     upper: float
     """inf where half of them never do, and `lower` is then the last evaluation."""
-
-
-class End(NamedTuple):
-    """How a curve ends that leaves the panel."""
-
-    last: list[tuple[float, float]]
-    """Its last point, where it has any."""
-    x: float
-    y: float
-    """Of the arrow: the last evaluation, and the first threshold that is not reached."""
-    how: dict
 
 
 def threshold_panel(
@@ -62,7 +52,8 @@ def threshold_panel(
     """Median onset at each threshold, a panel for each task and level, a colour for each model.
 
     Training is the x axis, as in every figure of emergence, so a curve is the median run's rise, and
-    a steep one is a jump. Where half of the runs never get there, an arrow at the last evaluation ends it.
+    a steep one is a jump. Where half of the runs never get there, the curve ends, and an arrow in the margin
+    stands at the first threshold that they do not reach.
 
     Args:
         points: rows of `ladders.normalise`, also with run, label, init_seed, step and `unit`.
@@ -100,7 +91,9 @@ def threshold_panel(
         chart.add_legend(fig, [*chart.legend_handles(looks, lines=False), *_metric_handles(metrics)])
         is_censored = any(math.isinf(x.upper) for x in known.values())
         return chart.finish(
-            fig, caption=_caption(found, is_censored=is_censored), alt=_alt(found, known, looks, unit=unit)
+            fig,
+            caption=_caption(found, unit=unit, is_censored=is_censored),
+            alt=_alt(found, known, looks, unit=unit),
         )
 
 
@@ -125,39 +118,41 @@ def _draw_panel(
     *,
     metrics: Sequence[str],
 ) -> None:
-    """The curves of one capability, those of models a little apart, and the arrows that end some."""
+    """The curves of one capability, those of models a little apart, and a column of the margin for each."""
     thresholds = sorted({key[-1] for key in known})
     gap = min(np.diff(thresholds), default=0.1)
-    ends = []
-    for metric, line in zip(metrics, _LINES, strict=False):
+    for j, (metric, line) in enumerate(zip(metrics, _LINES, strict=False)):
         for i, (label, look) in enumerate(looks.items()):
             up = 0.35 * gap * ((i + 0.5) / len(looks) - 0.5)
             keys = {at: (*capability, metric, label, at) for at in thresholds}
             own = {at + up: known[key] for at, key in keys.items() if key in known}
             how = {"color": look.color, "marker": look.marker, "linestyle": line}
             how["mfc"] = look.color if line == _LINES[0] else "white"
-            ends += _draw_curve(ax, own, how)
-    if not ends:
-        return
-    ends.sort(key=lambda end: end.y)
-    heights = axes.spread(np.array([end.y for end in ends]), gap=_APART, low=_APART / 2, high=1 - _APART / 2)
-    for end, y in zip(ends, heights, strict=True):
-        path = np.array([*end.last, (end.x, y)])
-        ax.plot(*path.T, **end.how, lw=0.9, markevery=[-1], ms=4, mew=0.8, zorder=3)
+            _draw_curve(ax, own, how)
+            # An onset only ever comes later at a higher threshold, so the first not reached ends the curve.
+            missed = [at for at, key in keys.items() if key in known and math.isinf(known[key].upper)]
+            if missed:
+                _draw_arrow(ax, missed[0], column=len(metrics) * i + j, how=how)
 
 
-def _draw_curve(ax: Axes, own: Mapping[float, Median], how: dict) -> list[End]:
-    """The medians that are known; returns how the curve goes on where the others are not."""
+def _draw_arrow(ax: Axes, y: float, *, column: int, how: dict) -> None:
+    """An arrow in the margin at its own threshold; apart to the side, for a height would be a threshold."""
+    beside = ScaledTranslation((_BESIDE + _BETWEEN * column) / 72, 0, ax.figure.dpi_scale_trans)
+    at = blended_transform_factory(ax.transAxes, ax.transData) + beside
+    ax.plot(
+        [1.0], [y], **how | {"marker": ">", "linestyle": ""}, ms=3.6, mew=0.7, transform=at, clip_on=False,
+        scalex=False, scaley=False,
+    )  # fmt: skip
+
+
+def _draw_curve(ax: Axes, own: Mapping[float, Median], how: dict) -> None:
+    """The medians that are known."""
     reached = {y: m for y, m in own.items() if math.isfinite(m.upper)}
     left = ax.get_xlim()[0]
     for y, m in reached.items():
         ax.plot([max(m.lower, left), m.upper], [y, y], color=how["color"], lw=0.5, alpha=0.6, marker="")
     x = [math.sqrt(max(m.lower, left) * m.upper) for m in reached.values()]
     ax.plot(x, list(reached), **how, linewidth=0.9, ms=2.8, mew=0.7, markevery=_EVERY)
-    # An onset only ever comes later at a higher threshold, so the first that is not reached ends the curve.
-    beyond = [(m.lower, y) for y, m in own.items() if y not in reached][:1]
-    last = list(zip(x, reached, strict=True))[-1:]
-    return [End(last, *arrow, how | {"marker": ">"}) for arrow in beyond]
 
 
 def _metric_handles(metrics: Sequence[str]) -> list[Line2D]:
@@ -171,14 +166,17 @@ def _name(metric: str) -> str:
     return METRICS.get(metric, metric).partition("\n")[0]
 
 
-def _caption(found: pd.DataFrame, *, is_censored: bool) -> str:
+def _caption(found: pd.DataFrame, *, unit: str, is_censored: bool) -> str:
     counts = found.drop_duplicates(["run", "task", "level"]).groupby(["label", "task", "level"]).size()
-    return (
+    parts = [
         "Median over runs of the time from which the normalised metric is at or above the threshold for good "
-        "(Turnbull's estimate); bars: the evaluations between which it lies, no confidence interval."
-        + " Arrows: at the next threshold half of the runs do not get there by the last evaluation "
-        "(drawn apart)." * is_censored + f" {emergence_grid.seeds(counts)}."
-    )
+        "(Turnbull's estimate); bars: the evaluations between which it lies, no confidence interval.",
+        "Arrows beside a panel: the first threshold that half of the runs do not reach, a column for each "
+        "model and metric." * is_censored,
+        emergence_grid.of_learning(unit),
+        f"{emergence_grid.seeds(counts)}.",
+    ]
+    return " ".join(filter(None, parts))
 
 
 def _alt(

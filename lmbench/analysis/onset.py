@@ -100,7 +100,9 @@ def onsets(
 
     Returns:
         run, label, init_seed, task, level, metric, threshold, unit, lower, upper, emerged, loss (as in
-        `Onset`), last (position of the last point, the budget), n_points.
+        `Onset`), last (position of the last point, the budget), latest (position of the last point at which
+        an onset can be, for three are needed), n_points. A run without an onset whose lower lies before its
+        last was above at the end.
 
     Raises:
         ValueError: a missing column, fewer than 3 points of a series, a step twice in it, positions
@@ -125,7 +127,7 @@ def onsets(
         _check_grid(series["step"].to_numpy(float), name)
         at = {unit: _positions(series[unit].to_numpy(float), unit, name) for unit in units}
         rows.extend((*key, *row) for row in _series(at, series["normalised"].to_numpy(float), levels, rule))
-    found = ["threshold", "unit", "lower", "upper", "emerged", "loss", "last", "n_points"]
+    found = ["threshold", "unit", "lower", "upper", "emerged", "loss", "last", "latest", "n_points"]
     return pd.DataFrame(rows, columns=[*SERIES, *found])
 
 
@@ -140,7 +142,8 @@ def _series(
         before, after = np.r_[0.0, x, math.inf], np.r_[x, math.nan]
         for threshold, low, high, lost in indices:
             yield (
-                float(threshold), unit, before[low], before[high], bool(high <= n), after[lost], before[n], n
+                float(threshold), unit, before[low], before[high], bool(high <= n), after[lost], before[n],
+                x[n - SUSTAINED], n,
             )  # fmt: skip
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from lmbench.analysis.earlier import NARROW
-from lmbench.analysis.earlier_words import UNIT
+from lmbench.analysis.earlier import NARROW, above_at_the_end
+from lmbench.analysis.earlier_words import UNIT, and_more
 from lmbench.analysis.emerged import emerged_table
 from lmbench.analysis.formats import format_si
 from lmbench.analysis.intervals import Estimate, holm, t_interval
@@ -32,7 +32,8 @@ def onset_table(
     Columns: label, task, level, n (runs), emerged (of them), share_low and share_high
     (Clopper-Pearson), median_low and median_high (the interval in which the estimated median lies, NaN
     where half of the runs never got there), mean, low, high (geometric mean of the middles of the onset
-    intervals with its t interval, NaN where a run is censored on either side), last (the budget).
+    intervals with its t interval, NaN where a run is censored on either side), last (the budget), latest
+    (the last point at which an onset can be), ending (runs that were above at the end, and are censored).
     """
     rows = _chosen(onsets, unit, threshold, metric)
     shares = emerged_table(rows, by=("label", "task", "level")).set_index(["label", "task", "level"])
@@ -47,6 +48,7 @@ def onset_table(
             | {"share_low": share["low"], "share_high": share["high"]}
             | {"median_low": low, "median_high": high}
             | {"mean": mean.value, "low": mean.low, "high": mean.high, "last": runs["last"].max()}
+            | {"latest": runs["latest"].min(), "ending": above_at_the_end(runs)}
         )
     found = pd.DataFrame(table)
     order = found["median_high"].fillna(math.inf)
@@ -88,25 +90,56 @@ def order_sentences(
     metric: str = "score",
     alpha: float = 0.05,
 ) -> list[str]:
-    """For each model, which capabilities emerge in which order, and which neighbours are decided."""
+    """For each model, which capabilities emerge in which order, and which neighbours are decided.
+
+    Levels that half of the runs do not reach have no median and no place in the order, and those that no
+    run reaches are told by the last point at which each of them could have been.
+    """
     table = onset_table(onsets, unit=unit, threshold=threshold, metric=metric)
     order = order_table(onsets, unit=unit, threshold=threshold, metric=metric)
     said = []
     for label, rows in table.groupby("label", sort=False):
         reached = rows[rows["emerged"] > 0]
-        parts = [_when(row, unit) for row in reached.itertuples()]
-        never = [_name((row.task, row.level)) for row in rows[rows["emerged"] == 0].itertuples()]
+        has_median = reached["median_high"].notna()
+        parts = [_when(row, unit) for row in reached[has_median].itertuples()]
+        some = [_share(row) for row in reached[~has_median].itertuples()]
+        clauses = ["in order of their medians " + ", ".join(parts)] * bool(parts)
+        clauses += ["reached without a median: " + ", ".join(some)] * bool(some)
+        clauses = (clauses or ["nothing emerged"]) + _never(rows[rows["emerged"] == 0], unit)
         pairs = order[order["label"] == label]
-        sure = [f"{row.first} before {row.then}" for row in pairs[pairs["p_holm"] < alpha].itertuples()]
-        sentence = f"{label}: " + (
-            "in order of their medians " + ", ".join(parts) if parts else "nothing emerged"
-        )
-        if never:
-            last = format_si(rows["last"].max())
-            sentence += f"; not reached by {last} {UNIT.get(unit, unit)}: {', '.join(never)}"
         if len(pairs):
-            sentence += "; decided between neighbours: " + (", ".join(sure) if sure else "none")
-        said.append(sentence + ".")
+            clauses.append(_decided(pairs, n_tests=int(order["p"].notna().sum()), alpha=alpha))
+        said.append(f"{label}: {'; '.join(clauses)}.")
+    return said
+
+
+def _never(rows: pd.DataFrame, unit: str) -> list[str]:
+    """Levels that no run reached, by when they could have been: levels that take turns end earlier."""
+    clauses = []
+    for latest, own in sorted(rows.groupby("latest"), reverse=True):
+        names = [
+            _name((row.task, row.level)) + f" ({and_more(row.ending)[2:]})" * int(row.ending > 0)
+            for row in own.itertuples()
+        ]
+        clauses.append(f"not reached by {format_si(latest)} {UNIT.get(unit, unit)}: {', '.join(names)}")
+    return clauses
+
+
+def _decided(pairs: pd.DataFrame, *, n_tests: int, alpha: float) -> str:
+    """Which neighbours are decided, and which all seeds agree on but no sign test could decide."""
+    sure = [f"{row.first} before {row.then}" for row in pairs[pairs["p_holm"] < alpha].itertuples()]
+    said = "decided between neighbours: " + (", ".join(sure) if sure else "none")
+    open_signs = pairs[pairs["ratio"].isna() & (pairs["p_holm"] >= alpha)]
+    for n, own in open_signs.groupby("n", sort=False):
+        least = binomtest(int(n), int(n)).pvalue
+        agreed = own[np.isclose(own["p"], least)]
+        if len(agreed) and n > 1 and least * n_tests >= alpha:
+            names = ", ".join(f"{row.first} before {row.then}" for row in agreed.itertuples())
+            among = f"{n_tests} pair{'s' * (n_tests != 1)}"
+            said += (
+                f"; in {n} of {n} seeds, which a sign test cannot decide among {among} (p at least "
+                f"{least:.3g}, before the adjustment): {names}"
+            )
     return said
 
 
@@ -159,11 +192,13 @@ def _pair(runs: pd.DataFrame, first: Name, then: Name) -> dict[str, float | str 
 
 
 def _when(row: tuple, unit: str) -> str:
-    name = f"{_name((row.task, row.level))}"
-    if math.isnan(row.median_high):
-        return f"{name} ({row.emerged} of {seeds(row.n)})"
     when = f"{format_si(row.median_low)} to" if row.median_low > 0 else "by the first point,"
-    return f"{name} ({when} {format_si(row.median_high)} {UNIT.get(unit, unit)}, {row.emerged} of {row.n})"
+    when = f"{when} {format_si(row.median_high)} {UNIT.get(unit, unit)}"
+    return f"{_name((row.task, row.level))} ({when}, {row.emerged} of {row.n}{and_more(row.ending)})"
+
+
+def _share(row: tuple) -> str:
+    return f"{_name((row.task, row.level))} ({row.emerged} of {seeds(row.n)}{and_more(row.ending)})"
 
 
 def _name(level: Sequence[str]) -> str:
