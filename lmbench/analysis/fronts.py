@@ -26,7 +26,7 @@ COSTS = {
     "bytes": "packed file (bytes)",
     "seconds": "seconds of a pass",
     "train_flops": "training FLOPs",
-    "all_flops": "training FLOPs (teacher's passes included)",
+    "all_flops": "training FLOPs + teacher's passes",
     "train_seconds": "training time (s)",
 }
 LOSSES = {
