@@ -91,7 +91,7 @@ def simple_sentences(
 def _aliases(design: Design, cells: Sequence[str], *, factor: str, given: str, factors: Sequence[str]) -> str:
     """Products that have the factor's sign, or its opposite, in all of these cells."""
     on = [factors_of(name, factors=factors) for name in cells]
-    others = [word for word in words_of([name for name in design.factors if name != given])]
+    others = words_of([name for name in design.factors if name != given])
     return " and ".join(
         name_of(word)
         for word in others
